@@ -1,0 +1,308 @@
+// Package config is a member's configuration: its fields and defaults, the flags, environment variables and file that set
+// them, and the checks that refuse what contradicts itself before anything is written.
+//
+// Names, defaults and meanings are etcd's. A flag --some-name is also the variable ETCD_SOME_NAME and the key some-name of
+// the file given by --config-file. With a file, other flags and the environment are ignored, as in etcd.
+//
+// # Concurrency
+//
+// A Config is filled once and then only read.
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Config is the configuration of one member.
+type Config struct {
+	Name      string
+	DataDir   string // default: <name>.etcd
+	WALDir    string // default: <data-dir>/member/wal
+	Listen    Listen
+	Bootstrap Bootstrap
+	Raft      Raft
+	Backend   Backend
+	Limits    Limits
+	Log       Log
+	Features  Features
+	Unsafe    Unsafe
+}
+
+// Listen is where the member listens and what it tells others.
+type Listen struct {
+	PeerURLs            []string
+	ClientURLs          []string
+	ClientHTTPURLs      []string // when set, HTTP is served here and not on ClientURLs
+	MetricsURLs         []string // further listeners for /metrics and /health
+	AdvertisePeerURLs   []string
+	AdvertiseClientURLs []string
+	ReusePort           bool
+	ReuseAddress        bool
+}
+
+// Bootstrap describes the cluster to found or to join.
+type Bootstrap struct {
+	Cluster             string // name=url,name=url
+	ClusterToken        string
+	Existing            bool // --initial-cluster-state existing
+	StrictReconfigCheck bool
+	MaxLearners         int
+	clusterSet          bool
+}
+
+// Raft tunes consensus.
+type Raft struct {
+	Heartbeat              time.Duration
+	Election               time.Duration
+	InitialElectionAdvance bool
+	PreVote                bool
+	SnapshotCount          uint64
+	CatchUpEntries         uint64
+	MaxSnapshots           uint
+	MaxWALs                uint
+	ReadTimeout            time.Duration
+	WriteTimeout           time.Duration
+}
+
+// ElectionTicks is the election timeout in heartbeats.
+func (r Raft) ElectionTicks() int { return int(r.Election / r.Heartbeat) }
+
+// Backend tunes the database file.
+type Backend struct {
+	QuotaBytes           int64
+	BatchInterval        time.Duration
+	BatchLimit           int
+	FreelistType         string
+	Mlock                bool
+	DefragAtStartMB      uint
+	CompactionBatchLimit int
+	CompactionSleep      time.Duration
+}
+
+// Limits bounds what clients may ask for.
+type Limits struct {
+	MaxTxnOps            uint
+	MaxRequestBytes      uint
+	MaxConcurrentStreams uint32
+	KeepAliveMinTime     time.Duration
+	KeepAliveInterval    time.Duration
+	KeepAliveTimeout     time.Duration
+}
+
+// Log says what is logged where.
+type Log struct {
+	Level        string
+	Format       string
+	Outputs      []string
+	WarnApply    time.Duration
+	WarnUnary    time.Duration
+	Rotate       bool
+	RotateConfig string // JSON: maxsize (MB), maxage (days), maxbackups, localtime, compress
+}
+
+// Features are the rest.
+type Features struct {
+	WatchProgressInterval time.Duration
+	EnablePprof           bool
+	Metrics               string // basic or extensive
+}
+
+// Unsafe options trade data for something else.
+type Unsafe struct {
+	NoFsync bool
+}
+
+const (
+	defaultName      = "default"
+	defaultPeerURL   = "http://localhost:2380"
+	defaultClientURL = "http://localhost:2379"
+	maxElection      = 50 * time.Second
+)
+
+// Default is the configuration without any flag.
+func Default() *Config {
+	return &Config{
+		Name: defaultName,
+		Listen: Listen{
+			PeerURLs:            []string{defaultPeerURL},
+			ClientURLs:          []string{defaultClientURL},
+			AdvertisePeerURLs:   []string{defaultPeerURL},
+			AdvertiseClientURLs: []string{defaultClientURL},
+		},
+		Bootstrap: Bootstrap{ClusterToken: "etcd-cluster", StrictReconfigCheck: true, MaxLearners: 1},
+		Raft: Raft{
+			Heartbeat: 100 * time.Millisecond, Election: time.Second, InitialElectionAdvance: true, PreVote: true,
+			SnapshotCount: 10_000, CatchUpEntries: 5_000, MaxSnapshots: 5, MaxWALs: 5,
+			ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second,
+		},
+		Backend: Backend{
+			BatchInterval: 100 * time.Millisecond, BatchLimit: 10_000, FreelistType: "map",
+			CompactionBatchLimit: 1_000, CompactionSleep: 10 * time.Millisecond,
+		},
+		Limits: Limits{
+			MaxTxnOps: 128, MaxRequestBytes: 3 << 19, MaxConcurrentStreams: 1<<32 - 1,
+			KeepAliveMinTime: 5 * time.Second, KeepAliveInterval: 2 * time.Hour, KeepAliveTimeout: 20 * time.Second,
+		},
+		Log: Log{
+			Level: "info", Format: "json", Outputs: []string{"default"},
+			WarnApply: 100 * time.Millisecond, WarnUnary: 300 * time.Millisecond,
+			RotateConfig: `{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}`,
+		},
+		Features: Features{WatchProgressInterval: 10 * time.Minute, Metrics: "basic"},
+	}
+}
+
+// RequestTimeout is how long a request through the log may take: 5 s for the work and two election timeouts.
+func (c *Config) RequestTimeout() time.Duration { return 5*time.Second + 2*c.Raft.Election }
+
+// MemberDir, SnapDir and WALPath are the directories of the member's files.
+func (c *Config) MemberDir() string { return filepath.Join(c.DataDir, "member") }
+
+// SnapDir is described at MemberDir.
+func (c *Config) SnapDir() string { return filepath.Join(c.MemberDir(), "snap") }
+
+// BackendPath is the database file.
+func (c *Config) BackendPath() string { return filepath.Join(c.SnapDir(), "db") }
+
+// WALPath is described at MemberDir.
+func (c *Config) WALPath() string {
+	if c.WALDir != "" {
+		return c.WALDir
+	}
+	return filepath.Join(c.MemberDir(), "wal")
+}
+
+// complete fills in what follows from other fields.
+func (c *Config) complete() {
+	if c.DataDir == "" {
+		c.DataDir = c.Name + ".etcd"
+	}
+	if !c.Bootstrap.clusterSet {
+		parts := make([]string, len(c.Listen.AdvertisePeerURLs))
+		for i, u := range c.Listen.AdvertisePeerURLs {
+			parts[i] = c.Name + "=" + u
+		}
+		c.Bootstrap.Cluster = strings.Join(parts, ",")
+	}
+}
+
+// Validate refuses a configuration that cannot work. It touches nothing.
+func (c *Config) Validate() error {
+	checks := []func() error{c.checkURLs, c.checkTimes, c.checkBackend, c.checkLog}
+	for _, check := range checks {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkURLs() error {
+	for _, l := range []struct {
+		flag string
+		urls []string
+		bind bool
+	}{
+		{"listen-peer-urls", c.Listen.PeerURLs, true},
+		{"listen-client-urls", c.Listen.ClientURLs, true},
+		{"listen-client-http-urls", c.Listen.ClientHTTPURLs, true},
+		{"listen-metrics-urls", c.Listen.MetricsURLs, true},
+		{"initial-advertise-peer-urls", c.Listen.AdvertisePeerURLs, false},
+		{"advertise-client-urls", c.Listen.AdvertiseClientURLs, false},
+	} {
+		for _, u := range l.urls {
+			if err := checkURL(u, l.bind); err != nil {
+				return fmt.Errorf("--%s: %w", l.flag, err)
+			}
+		}
+	}
+	switch {
+	case len(c.Listen.PeerURLs) == 0:
+		return fmt.Errorf("--listen-peer-urls must name at least one URL")
+	case len(c.Listen.ClientURLs) == 0:
+		return fmt.Errorf("--listen-client-urls must name at least one URL")
+	case len(c.Listen.AdvertisePeerURLs) == 0:
+		return fmt.Errorf("--initial-advertise-peer-urls must name at least one URL")
+	case len(c.Listen.AdvertiseClientURLs) == 0:
+		return fmt.Errorf("--advertise-client-urls is required when --listen-client-urls is set explicitly")
+	}
+	return nil
+}
+
+// checkURL accepts http://host:port; an address to bind must be an IP address or localhost.
+func checkURL(s string, bind bool) error {
+	u, err := url.Parse(s)
+	if err != nil {
+		return err
+	}
+	switch u.Scheme {
+	case "http":
+	case "https":
+		return fmt.Errorf("%q: TLS is not available in this version", s)
+	default:
+		return fmt.Errorf("URL scheme must be http or https: %q", s)
+	}
+	host, _, err := net.SplitHostPort(u.Host)
+	if err != nil {
+		return fmt.Errorf("URL address does not have the form \"host:port\": %q", s)
+	}
+	if u.Path != "" {
+		return fmt.Errorf("URL must not contain a path: %q", s)
+	}
+	if bind && host != "localhost" && host != "" && net.ParseIP(host) == nil {
+		return fmt.Errorf("expected IP in URL for binding (%q)", s)
+	}
+	return nil
+}
+
+func (c *Config) checkTimes() error {
+	r := c.Raft
+	switch {
+	case r.Heartbeat <= 0:
+		return fmt.Errorf("--heartbeat-interval must be >0 (set to %v)", r.Heartbeat)
+	case r.Election <= 0:
+		return fmt.Errorf("--election-timeout must be >0 (set to %v)", r.Election)
+	case 5*r.Heartbeat > r.Election:
+		return fmt.Errorf("--election-timeout[%v] should be at least as 5 times as --heartbeat-interval[%v]", r.Election, r.Heartbeat)
+	case r.Election > maxElection:
+		return fmt.Errorf("--election-timeout[%v] is too long, and should be set less than %v", r.Election, maxElection)
+	case r.SnapshotCount == 0:
+		return fmt.Errorf("--snapshot-count must be >0")
+	}
+	return nil
+}
+
+func (c *Config) checkBackend() error {
+	b := c.Backend
+	switch {
+	case !slices.Contains([]string{"map", "array"}, b.FreelistType):
+		return fmt.Errorf("--backend-bbolt-freelist-type must be map or array (set to %q)", b.FreelistType)
+	case b.BatchInterval < 0 || b.BatchLimit < 0:
+		return fmt.Errorf("--backend-batch-interval and --backend-batch-limit must not be negative")
+	case b.CompactionBatchLimit <= 0:
+		return fmt.Errorf("--compaction-batch-limit must be >0 (set to %d)", b.CompactionBatchLimit)
+	case c.Limits.MaxRequestBytes == 0:
+		return fmt.Errorf("--max-request-bytes must be >0")
+	}
+	return nil
+}
+
+func (c *Config) checkLog() error {
+	switch {
+	case !slices.Contains([]string{"debug", "info", "warn", "error", "panic", "fatal"}, c.Log.Level):
+		return fmt.Errorf("--log-level must be one of debug, info, warn, error, panic, fatal (set to %q)", c.Log.Level)
+	case !slices.Contains([]string{"json", "console"}, c.Log.Format):
+		return fmt.Errorf("--log-format must be json or console (set to %q)", c.Log.Format)
+	case len(c.Log.Outputs) > 1 && slices.Contains(c.Log.Outputs, "default"):
+		return fmt.Errorf("--log-outputs: \"default\" cannot be combined with others")
+	case !slices.Contains([]string{"basic", "extensive"}, c.Features.Metrics):
+		return fmt.Errorf("--metrics must be basic or extensive (set to %q)", c.Features.Metrics)
+	}
+	return nil
+}

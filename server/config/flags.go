@@ -1,0 +1,222 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"sigs.k8s.io/yaml"
+)
+
+// Parse reads the command line (without the program's name), the environment (as os.Environ gives it) and, if
+// --config-file is given, that file. The result is complete and valid.
+func Parse(args, environ []string) (*Config, error) {
+	c := Default()
+	fs, file := c.flags()
+	if err := fs.Parse(LongFlags(args)); err != nil {
+		return nil, err
+	}
+	if fs.NArg() > 0 {
+		return nil, fmt.Errorf("%q is not a valid flag", fs.Arg(0))
+	}
+	path := *file
+	if path == "" {
+		path = lookup(environ, envName("config-file"))
+	}
+	if path != "" {
+		c = Default()
+		fs, _ = c.flags()
+		if err := fromFile(fs, path); err != nil {
+			return nil, err
+		}
+	} else if err := fromEnv(fs, environ); err != nil {
+		return nil, err
+	}
+	if fs.Changed("listen-client-urls") && !fs.Changed("advertise-client-urls") {
+		return nil, fmt.Errorf("--advertise-client-urls is required when --listen-client-urls is set explicitly")
+	}
+	c.Bootstrap.clusterSet = fs.Changed("initial-cluster")
+	c.complete()
+	return c, c.Validate()
+}
+
+// Flags is the set of all flags with their defaults, for help texts.
+func Flags() *pflag.FlagSet {
+	fs, _ := Default().flags()
+	return fs
+}
+
+// LongFlags turns -name into --name: etcd takes both.
+func LongFlags(args []string) []string {
+	out := slices.Clone(args)
+	for i, a := range out {
+		if a == "--" {
+			break
+		}
+		if len(a) > 2 && a[0] == '-' && a[1] != '-' {
+			out[i] = "-" + a
+		}
+	}
+	return out
+}
+
+func (c *Config) flags() (fs *pflag.FlagSet, file *string) {
+	fs = pflag.NewFlagSet("server", pflag.ContinueOnError)
+	fs.SortFlags = false
+	fs.Usage = func() {}
+	file = fs.String("config-file", "", "Path to the server configuration file. With it, other flags and the environment are ignored.")
+	c.memberFlags(fs)
+	c.clusterFlags(fs)
+	c.backendFlags(fs)
+	c.limitFlags(fs)
+	c.logFlags(fs)
+	return fs, file
+}
+
+func (c *Config) memberFlags(fs *pflag.FlagSet) {
+	fs.StringVar(&c.Name, "name", c.Name, "Human-readable name for this member.")
+	fs.StringVar(&c.DataDir, "data-dir", c.DataDir, "Path to the data directory (default: <name>.etcd).")
+	fs.StringVar(&c.WALDir, "wal-dir", c.WALDir, "Path to a directory for the write-ahead log alone.")
+	fs.Uint64Var(&c.Raft.SnapshotCount, "snapshot-count", c.Raft.SnapshotCount, "Number of applied entries that trigger a snapshot.")
+	fs.Var(millis{&c.Raft.Heartbeat}, "heartbeat-interval", "Time (in milliseconds) of a heartbeat interval.")
+	fs.Var(millis{&c.Raft.Election}, "election-timeout", "Time (in milliseconds) for an election to time out.")
+	fs.BoolVar(&c.Raft.InitialElectionAdvance, "initial-election-tick-advance", c.Raft.InitialElectionAdvance, "Whether to fast-forward initial election ticks on boot for a faster election.")
+	fs.Var(list{&c.Listen.PeerURLs}, "listen-peer-urls", "Comma-separated URLs to listen on for peer traffic.")
+	fs.Var(list{&c.Listen.ClientURLs}, "listen-client-urls", "Comma-separated URLs to listen on for client traffic.")
+	fs.Var(list{&c.Listen.ClientHTTPURLs}, "listen-client-http-urls", "Comma-separated URLs to listen on for HTTP only; the client URLs then serve gRPC only.")
+	fs.UintVar(&c.Raft.MaxSnapshots, "max-snapshots", c.Raft.MaxSnapshots, "Maximum number of snapshot files to retain (0 is unlimited).")
+	fs.UintVar(&c.Raft.MaxWALs, "max-wals", c.Raft.MaxWALs, "Maximum number of log files to retain (0 is unlimited).")
+	fs.DurationVar(&c.Raft.ReadTimeout, "raft-read-timeout", c.Raft.ReadTimeout, "Read timeout on each peer connection.")
+	fs.DurationVar(&c.Raft.WriteTimeout, "raft-write-timeout", c.Raft.WriteTimeout, "Write timeout on each peer connection.")
+	fs.BoolVar(&c.Listen.ReusePort, "socket-reuse-port", c.Listen.ReusePort, "Set SO_REUSEPORT on listeners.")
+	fs.BoolVar(&c.Listen.ReuseAddress, "socket-reuse-address", c.Listen.ReuseAddress, "Set SO_REUSEADDR on listeners.")
+}
+
+func (c *Config) clusterFlags(fs *pflag.FlagSet) {
+	fs.Var(list{&c.Listen.AdvertisePeerURLs}, "initial-advertise-peer-urls", "Comma-separated peer URLs of this member to tell the rest of the cluster.")
+	fs.StringVar(&c.Bootstrap.Cluster, "initial-cluster", c.Bootstrap.Cluster, "Initial cluster for bootstrapping: name=url,name=url.")
+	fs.Var(state{&c.Bootstrap.Existing}, "initial-cluster-state", "Initial cluster state: new or existing.")
+	fs.StringVar(&c.Bootstrap.ClusterToken, "initial-cluster-token", c.Bootstrap.ClusterToken, "Initial cluster token during bootstrap.")
+	fs.Var(list{&c.Listen.AdvertiseClientURLs}, "advertise-client-urls", "Comma-separated client URLs of this member to tell clients.")
+	fs.BoolVar(&c.Bootstrap.StrictReconfigCheck, "strict-reconfig-check", c.Bootstrap.StrictReconfigCheck, "Reject reconfiguration that would lose the quorum.")
+	fs.BoolVar(&c.Raft.PreVote, "pre-vote", c.Raft.PreVote, "Ask before an election, so that a member that comes back does not disrupt the leader.")
+	fs.IntVar(&c.Bootstrap.MaxLearners, "max-learners", c.Bootstrap.MaxLearners, "Maximum number of learners in the cluster.")
+	fs.Uint64Var(&c.Raft.CatchUpEntries, "snapshot-catchup-entries", c.Raft.CatchUpEntries, "Log entries kept for a slow follower after a snapshot.")
+}
+
+func (c *Config) backendFlags(fs *pflag.FlagSet) {
+	b := &c.Backend
+	fs.Int64Var(&b.QuotaBytes, "quota-backend-bytes", b.QuotaBytes, "Bytes that the keyspace may use before the NOSPACE alarm (0: 2 GiB, negative: no quota).")
+	fs.StringVar(&b.FreelistType, "backend-bbolt-freelist-type", b.FreelistType, "Freelist of the backend: map or array.")
+	fs.DurationVar(&b.BatchInterval, "backend-batch-interval", b.BatchInterval, "Maximum time before buffered writes go to the backend file.")
+	fs.IntVar(&b.BatchLimit, "backend-batch-limit", b.BatchLimit, "Maximum operations before buffered writes go to the backend file.")
+	fs.BoolVar(&b.Mlock, "memory-mlock", b.Mlock, "Keep the backend's pages in memory.")
+	fs.UintVar(&b.DefragAtStartMB, "bootstrap-defrag-threshold-megabytes", b.DefragAtStartMB, "Defragment at start if that frees at least so many megabytes (0: never).")
+	fs.IntVar(&b.CompactionBatchLimit, "compaction-batch-limit", b.CompactionBatchLimit, "Maximum revisions deleted in one step of a compaction.")
+	fs.DurationVar(&b.CompactionSleep, "compaction-sleep-interval", b.CompactionSleep, "Pause between the steps of a compaction.")
+	fs.BoolVar(&c.Unsafe.NoFsync, "unsafe-no-fsync", c.Unsafe.NoFsync, "Do not sync files: unsafe, loses data.")
+}
+
+func (c *Config) limitFlags(fs *pflag.FlagSet) {
+	l := &c.Limits
+	fs.UintVar(&l.MaxTxnOps, "max-txn-ops", l.MaxTxnOps, "Maximum number of operations in a transaction.")
+	fs.UintVar(&l.MaxRequestBytes, "max-request-bytes", l.MaxRequestBytes, "Maximum size of a client request in bytes.")
+	fs.Uint32Var(&l.MaxConcurrentStreams, "max-concurrent-streams", l.MaxConcurrentStreams, "Maximum concurrent streams of one client.")
+	fs.DurationVar(&l.KeepAliveMinTime, "grpc-keepalive-min-time", l.KeepAliveMinTime, "Minimum interval between the pings of a client.")
+	fs.DurationVar(&l.KeepAliveInterval, "grpc-keepalive-interval", l.KeepAliveInterval, "Interval of the server's pings to a client (0: none).")
+	fs.DurationVar(&l.KeepAliveTimeout, "grpc-keepalive-timeout", l.KeepAliveTimeout, "How long an unanswered ping keeps a connection open.")
+}
+
+func (c *Config) logFlags(fs *pflag.FlagSet) {
+	l := &c.Log
+	fs.Var(only{"zap"}, "logger", "Kind of logger; only zap.")
+	fs.Var(list{&l.Outputs}, "log-outputs", "Comma-separated outputs: default (stderr), stdout, stderr, or paths of files.")
+	fs.StringVar(&l.Level, "log-level", l.Level, "Log level: debug, info, warn, error, panic, fatal.")
+	fs.StringVar(&l.Format, "log-format", l.Format, "Log format: json or console.")
+	fs.BoolVar(&l.Rotate, "enable-log-rotation", l.Rotate, "Rotate a log file given in --log-outputs.")
+	fs.StringVar(&l.RotateConfig, "log-rotation-config-json", l.RotateConfig, "Configures log rotation, as JSON.")
+	fs.DurationVar(&l.WarnApply, "warning-apply-duration", l.WarnApply, "Warn when applying a command takes longer.")
+	fs.DurationVar(&l.WarnUnary, "warning-unary-request-duration", l.WarnUnary, "Warn when a unary request takes longer.")
+	f := &c.Features
+	fs.DurationVar(&f.WatchProgressInterval, "watch-progress-notify-interval", f.WatchProgressInterval, "Interval of progress notifications on idle watches.")
+	fs.BoolVar(&f.EnablePprof, "enable-pprof", f.EnablePprof, "Serve runtime profiles under /debug/pprof/.")
+	fs.StringVar(&f.Metrics, "metrics", f.Metrics, "Detail of metrics: basic, or extensive with gRPC latency histograms.")
+	fs.Var(list{&c.Listen.MetricsURLs}, "listen-metrics-urls", "Comma-separated further URLs to serve /metrics and /health on.")
+}
+
+func envName(flag string) string { return "ETCD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_")) }
+
+func lookup(environ []string, name string) string {
+	for _, kv := range environ {
+		if v, ok := strings.CutPrefix(kv, name+"="); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+// fromEnv sets the flags that the command line did not set.
+func fromEnv(fs *pflag.FlagSet, environ []string) error {
+	var err error
+	fs.VisitAll(func(f *pflag.Flag) {
+		if f.Changed || err != nil {
+			return
+		}
+		if v := lookup(environ, envName(f.Name)); v != "" {
+			if e := fs.Set(f.Name, v); e != nil {
+				err = fmt.Errorf("invalid value %q for %s: %w", v, envName(f.Name), e)
+			}
+		}
+	})
+	return err
+}
+
+func fromFile(fs *pflag.FlagSet, path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("configuration file: %w", err)
+	}
+	values := map[string]any{}
+	if err := yaml.Unmarshal(data, &values); err != nil {
+		return fmt.Errorf("configuration file %s: %w", path, err)
+	}
+	names := make([]string, 0, len(values))
+	for name := range values {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if values[name] == nil {
+			continue
+		}
+		f := fs.Lookup(name)
+		if f == nil || name == "config-file" {
+			return fmt.Errorf("configuration file %s: unknown key %q", path, name)
+		}
+		if err := fs.Set(name, fileValue(f, values[name])); err != nil {
+			return fmt.Errorf("configuration file %s: %s: %w", path, name, err)
+		}
+	}
+	return nil
+}
+
+// fileValue writes a YAML value as a flag's value. A number for a duration counts nanoseconds, as in etcd's file.
+func fileValue(f *pflag.Flag, v any) string {
+	switch v := v.(type) {
+	case []any:
+		parts := make([]string, len(v))
+		for i, p := range v {
+			parts[i] = fmt.Sprint(p)
+		}
+		return strings.Join(parts, ",")
+	case float64:
+		if f.Value.Type() == "duration" {
+			return time.Duration(v).String()
+		}
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprint(v)
+}

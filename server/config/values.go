@@ -1,0 +1,78 @@
+package config
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Flag values that pflag does not have.
+
+// list is a comma-separated list; setting it replaces what was there.
+type list struct{ v *[]string }
+
+func (l list) String() string { return strings.Join(*l.v, ",") }
+func (l list) Type() string   { return "strings" }
+
+// Set takes a comma-separated list; empty elements are left out.
+func (l list) Set(s string) error {
+	*l.v = nil
+	for _, p := range strings.Split(s, ",") {
+		if p = strings.TrimSpace(p); p != "" {
+			*l.v = append(*l.v, p)
+		}
+	}
+	return nil
+}
+
+// millis is a duration given as a number of milliseconds.
+type millis struct{ v *time.Duration }
+
+func (m millis) String() string { return strconv.FormatInt(m.v.Milliseconds(), 10) }
+func (m millis) Type() string   { return "uint" }
+
+// Set takes a number of milliseconds.
+func (m millis) Set(s string) error {
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err != nil {
+		return err
+	}
+	*m.v = time.Duration(n) * time.Millisecond
+	return nil
+}
+
+// state is new or existing.
+type state struct{ existing *bool }
+
+func (v state) Type() string { return "string" }
+func (v state) String() string {
+	if v.existing != nil && *v.existing {
+		return "existing"
+	}
+	return "new"
+}
+
+// Set takes new or existing.
+func (v state) Set(s string) error {
+	switch s {
+	case "new", "existing":
+		*v.existing = s == "existing"
+		return nil
+	}
+	return fmt.Errorf("must be new or existing, not %q", s)
+}
+
+// only is a flag that has one value.
+type only struct{ v string }
+
+func (o only) String() string { return o.v }
+func (o only) Type() string   { return "string" }
+
+// Set refuses everything but the one value.
+func (o only) Set(s string) error {
+	if s != o.v {
+		return fmt.Errorf("only %q is supported", o.v)
+	}
+	return nil
+}

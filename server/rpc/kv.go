@@ -1,0 +1,310 @@
+package rpc
+
+import (
+	"bytes"
+	"context"
+	"math"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+
+	"github.com/keelson-io/keelson/lease"
+	"github.com/keelson-io/keelson/mvcc"
+	"github.com/keelson-io/keelson/server/apply"
+)
+
+// KVConfig is what the KV service needs.
+type KVConfig struct {
+	Header          *Header
+	Errors          *Translator
+	Proposer        Proposer
+	Gate            ReadGate
+	Store           Store
+	Leases          interface{ Exists(id lease.ID) bool }
+	Space           *SpaceGuard
+	MaxTxnOps       int
+	MaxRequestBytes int
+	// Commit makes everything published durable in the backend; a physical compaction ends with it.
+	Commit func() error
+}
+
+// KV is etcdserverpb.KV.
+type KV struct {
+	pb.UnsafeKVServer
+	cfg KVConfig
+}
+
+// NewKV makes the KV service.
+func NewKV(cfg KVConfig) *KV { return &KV{cfg: cfg} }
+
+// Register registers the service with handlers of our own for the range requests: their responses are spliced from stored
+// bytes.
+func (s *KV) Register(g *grpc.Server) {
+	desc := pb.KV_ServiceDesc
+	desc.Methods = append([]grpc.MethodDesc(nil), desc.Methods...)
+	for i := range desc.Methods {
+		if desc.Methods[i].MethodName == "Range" {
+			desc.Methods[i].Handler = handleRange
+		}
+	}
+	g.RegisterService(&desc, s)
+}
+
+func handleRange(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+	in := new(pb.RangeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	s := srv.(*KV)
+	if interceptor == nil {
+		return s.rangeEncoded(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{Server: srv, FullMethod: pb.KV_Range_FullMethodName}
+	return interceptor(ctx, in, info, func(ctx context.Context, req any) (any, error) {
+		return s.rangeEncoded(ctx, req.(*pb.RangeRequest))
+	})
+}
+
+// Range answers with a message, for callers in this process; gRPC clients are served by rangeEncoded.
+func (s *KV) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
+	var resp *pb.RangeResponse
+	err := s.read(ctx, r, func(reply *apply.RangeReply) {
+		resp = reply.Message()
+		s.cfg.Header.Fill(resp.Header)
+	})
+	return resp, err
+}
+
+func (s *KV) rangeEncoded(ctx context.Context, r *pb.RangeRequest) (any, error) {
+	var resp *encodedRange
+	err := s.read(ctx, r, func(reply *apply.RangeReply) {
+		h := &pb.ResponseHeader{Revision: reply.Rev}
+		s.cfg.Header.FillIDs(h)
+		resp = encodeRange(h, reply)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+func (s *KV) read(ctx context.Context, r *pb.RangeRequest, use func(*apply.RangeReply)) error {
+	if err := checkRange(r); err != nil {
+		return err
+	}
+	if !r.Serializable {
+		if err := s.cfg.Gate.Wait(ctx); err != nil {
+			return s.cfg.Errors.GRPC(err)
+		}
+	}
+	txn := s.cfg.Store.Read()
+	defer txn.Close()
+	reply, err := apply.Range(txn, r)
+	if err != nil {
+		return s.cfg.Errors.GRPC(err)
+	}
+	use(reply)
+	return nil
+}
+
+// streamFirstChunk is the number of keys in the first message of a range stream.
+const streamFirstChunk = 10
+
+// RangeStream sends a range in chunks, all at one revision. The last chunk carries the header, the total count and
+// whether there is more than the limit asked for.
+func (s *KV) RangeStream(r *pb.RangeRequest, stream pb.KV_RangeStreamServer) error {
+	if err := checkRangeStream(r); err != nil {
+		return err
+	}
+	if !r.Serializable {
+		if err := s.cfg.Gate.Wait(stream.Context()); err != nil {
+			return s.cfg.Errors.GRPC(err)
+		}
+	}
+	if r.CountOnly {
+		return s.streamCount(r, stream)
+	}
+	limit := r.Limit
+	if limit <= 0 {
+		limit = math.MaxInt64
+	}
+	c := &chunker{kv: s, r: r, left: limit, size: min(streamFirstChunk, limit), stream: stream}
+	for {
+		if done, err := c.next(); done || err != nil {
+			return s.cfg.Errors.GRPC(err)
+		}
+	}
+}
+
+func (s *KV) streamCount(r *pb.RangeRequest, stream pb.KV_RangeStreamServer) error {
+	txn := s.cfg.Store.Read()
+	defer txn.Close()
+	reply, err := apply.Range(txn, r)
+	if err != nil {
+		return s.cfg.Errors.GRPC(err)
+	}
+	h := &pb.ResponseHeader{Revision: reply.Rev}
+	s.cfg.Header.FillIDs(h)
+	return stream.Send(&pb.RangeStreamResponse{RangeResponse: &pb.RangeResponse{Header: h, Count: reply.Count}})
+}
+
+// chunker walks through a range, a read transaction for each chunk, so that a slow stream holds nothing back.
+type chunker struct {
+	kv     *KV
+	r      *pb.RangeRequest
+	stream pb.KV_RangeStreamServer
+	left   int64 // keys that may still be sent
+	size   int64 // keys in the next chunk
+	sent   int64
+	rev    int64 // header revision: the current one when the stream began
+}
+
+func (c *chunker) next() (done bool, err error) {
+	txn := c.kv.cfg.Store.Read()
+	defer txn.Close()
+	c.r.Limit = c.size
+	reply, err := apply.Range(txn, c.r)
+	if err != nil {
+		return false, err
+	}
+	if c.rev == 0 {
+		c.rev = reply.Rev
+		if c.r.Revision == 0 {
+			c.r.Revision = c.rev
+		}
+	}
+	n := int64(len(reply.KVs))
+	c.sent += n
+	c.left -= n
+	msg := reply.Message()
+	out := &pb.RangeResponse{Kvs: msg.Kvs}
+	bytesSent := 0
+	for _, kv := range reply.KVs {
+		bytesSent += len(kv)
+	}
+	var next []byte
+	if reply.More {
+		next = append(bytes.Clone(reply.KVs[n-1].Parse().Key), 0)
+	}
+	if done = !reply.More || c.left <= 0; done {
+		out.Header = &pb.ResponseHeader{Revision: c.rev}
+		c.kv.cfg.Header.FillIDs(out.Header)
+		out.More, out.Count = reply.More, c.sent
+		if reply.More {
+			rest, err := txn.Range(next, c.r.RangeEnd, mvcc.RangeOptions{Rev: c.r.Revision, CountOnly: true})
+			if err != nil {
+				return false, err
+			}
+			out.Count += rest.Count
+		}
+	}
+	if err := c.stream.Send(&pb.RangeStreamResponse{RangeResponse: out}); err != nil || done {
+		return done, err
+	}
+	c.r.Key = next
+	c.size = min(nextChunk(c.size, bytesSent, c.kv.cfg.MaxRequestBytes), c.left)
+	return false, nil
+}
+
+// nextChunk doubles or halves the number of keys in a chunk until chunks are near the target size in bytes.
+func nextChunk(keys int64, bytes, target int) int64 {
+	switch {
+	case bytes < target/2:
+		return keys * 2
+	case bytes > target*2:
+		return max(keys/2, 1)
+	}
+	return keys
+}
+
+// Put writes a key.
+func (s *KV) Put(ctx context.Context, r *pb.PutRequest) (*pb.PutResponse, error) {
+	if err := s.cfg.Space.CheckPut(ctx, r); err != nil {
+		return nil, err
+	}
+	if err := checkPut(r); err != nil {
+		return nil, err
+	}
+	resp, err := propose[*pb.PutResponse](ctx, s.cfg.Proposer, s.cfg.Errors, &pb.InternalRaftRequest{Put: r})
+	if err != nil {
+		return nil, err
+	}
+	s.cfg.Header.Fill(resp.Header)
+	return resp, nil
+}
+
+// DeleteRange deletes keys.
+func (s *KV) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (*pb.DeleteRangeResponse, error) {
+	if err := checkDelete(r); err != nil {
+		return nil, err
+	}
+	resp, err := propose[*pb.DeleteRangeResponse](ctx, s.cfg.Proposer, s.cfg.Errors, &pb.InternalRaftRequest{DeleteRange: r})
+	if err != nil {
+		return nil, err
+	}
+	s.cfg.Header.Fill(resp.Header)
+	return resp, nil
+}
+
+// Txn runs a transaction. One that only reads does not go through the log.
+func (s *KV) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
+	if err := s.cfg.Space.CheckTxn(ctx, r); err != nil {
+		return nil, err
+	}
+	if err := checkTxn(r, s.cfg.MaxTxnOps); err != nil {
+		return nil, err
+	}
+	for _, ops := range [][]*pb.RequestOp{r.Success, r.Failure} {
+		if _, err := checkOverlap(ops); err != nil {
+			return nil, err
+		}
+	}
+	if apply.TxnReadOnly(r) {
+		return s.readOnlyTxn(ctx, r)
+	}
+	resp, err := propose[*pb.TxnResponse](ctx, s.cfg.Proposer, s.cfg.Errors, &pb.InternalRaftRequest{Txn: r})
+	if err != nil {
+		return nil, err
+	}
+	s.cfg.Header.Fill(resp.Header)
+	return resp, nil
+}
+
+func (s *KV) readOnlyTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
+	if !apply.TxnSerializable(r) {
+		if err := s.cfg.Gate.Wait(ctx); err != nil {
+			return nil, s.cfg.Errors.GRPC(err)
+		}
+	}
+	txn := s.cfg.Store.Read()
+	defer txn.Close()
+	resp, err := apply.ReadOnlyTxn(txn, s.cfg.Leases, r)
+	if err != nil {
+		return nil, s.cfg.Errors.GRPC(err)
+	}
+	s.cfg.Header.Fill(resp.Header)
+	return resp, nil
+}
+
+// Compact forgets the history before a revision. A physical one returns when the old revisions are gone from the backend
+// and that is durable.
+func (s *KV) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.CompactionResponse, error) {
+	res, err := s.cfg.Proposer.Do(ctx, &pb.InternalRaftRequest{Compaction: r})
+	if err == nil && r.Physical && res.Physical != nil {
+		select {
+		case <-res.Physical:
+			err = s.cfg.Commit()
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	if err == nil {
+		err = res.Err
+	}
+	if err != nil {
+		return nil, s.cfg.Errors.GRPC(err)
+	}
+	resp := &pb.CompactionResponse{Header: &pb.ResponseHeader{}}
+	s.cfg.Header.Fill(resp.Header)
+	return resp, nil
+}
