@@ -1,0 +1,49 @@
+// Command keelson is the one binary: store member, client, offline tools and benchmarks.
+//
+// Called through a link named etcd, etcdctl or etcdutl it behaves as the subcommand server, ctl or utl.
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+)
+
+// personalities maps the name that the binary is called by to a subcommand.
+var personalities = map[string]string{"etcd": "server", "etcdctl": "ctl", "etcdutl": "utl"}
+
+func main() {
+	args := os.Args[1:]
+	if sub, ok := personalities[filepath.Base(os.Args[0])]; ok {
+		args = append([]string{sub}, args...)
+	}
+	root := command()
+	root.SetArgs(args)
+	if err := root.Execute(); err != nil {
+		fmt.Fprintln(os.Stderr, "Error:", err)
+		os.Exit(exitCode(err))
+	}
+}
+
+func command() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "keelson",
+		Short:         "A replicated key-value store that speaks etcd",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(serverCommand(), versionCommand())
+	return root
+}
+
+// exitCoder is an error that knows the exit status it should lead to.
+type exitCoder interface{ ExitCode() int }
+
+func exitCode(err error) int {
+	if c, ok := err.(exitCoder); ok {
+		return c.ExitCode()
+	}
+	return 1
+}

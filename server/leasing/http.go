@@ -1,0 +1,178 @@
+package leasing
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/keelson-io/keelson/api/leasepb"
+	"github.com/keelson-io/keelson/lease"
+	"github.com/keelson-io/keelson/server/errdefs"
+)
+
+// Paths on the peer port.
+const (
+	RenewPath      = "/leases"
+	TimeToLivePath = "/leases/internal"
+)
+
+// Bounds on bodies, in bytes. A response may carry all keys of a lease.
+const (
+	maxRequest  = 64 << 10
+	maxResponse = 100 << 20
+)
+
+// Handler serves both paths to other members.
+func (s *Service) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc(RenewPath, func(w http.ResponseWriter, r *http.Request) { serve(w, r, s.serveRenew) })
+	mux.HandleFunc(TimeToLivePath, func(w http.ResponseWriter, r *http.Request) { serve(w, r, s.serveTimeToLive) })
+	return mux
+}
+
+func serve(w http.ResponseWriter, r *http.Request, answer func(context.Context, []byte) (proto.Message, error)) {
+	if r.Method != http.MethodPost {
+		http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	if err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			http.Error(w, "request body too large", http.StatusRequestEntityTooLarge)
+			return
+		}
+		http.Error(w, "error reading body", http.StatusBadRequest)
+		return
+	}
+	resp, err := answer(r.Context(), body)
+	if err != nil {
+		http.Error(w, err.Error(), statusOf(err))
+		return
+	}
+	out, err := proto.Marshal(resp)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/protobuf")
+	_, _ = w.Write(out)
+}
+
+func statusOf(err error) int {
+	switch {
+	case errors.Is(err, lease.ErrLeaseNotFound):
+		return http.StatusNotFound
+	case errors.Is(err, errdefs.ErrTimeoutWaitAppliedIndex):
+		return http.StatusRequestTimeout
+	case errors.Is(err, errdefs.ErrLeaderChanged):
+		return http.StatusInternalServerError
+	}
+	return http.StatusBadRequest
+}
+
+func (s *Service) serveRenew(ctx context.Context, body []byte) (proto.Message, error) {
+	req := &pb.LeaseKeepAliveRequest{}
+	if err := proto.Unmarshal(body, req); err != nil {
+		return nil, fmt.Errorf("error unmarshalling request: %w", err)
+	}
+	ttl, err := s.renewHere(ctx, lease.ID(req.ID))
+	if err != nil {
+		return nil, err
+	}
+	return &pb.LeaseKeepAliveResponse{ID: req.ID, TTL: ttl}, nil
+}
+
+func (s *Service) serveTimeToLive(ctx context.Context, body []byte) (proto.Message, error) {
+	outer, req := &leasepb.LeaseInternalRequest{}, &pb.LeaseTimeToLiveRequest{}
+	if err := proto.Unmarshal(body, outer); err != nil {
+		return nil, fmt.Errorf("error unmarshalling request: %w", err)
+	}
+	if err := proto.Unmarshal(outer.LeaseTimeToLiveRequest, req); err != nil {
+		return nil, fmt.Errorf("error unmarshalling request: %w", err)
+	}
+	if !s.cfg.IsLeader() {
+		return nil, lease.ErrNotPrimary
+	}
+	resp, err := s.describe(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	inner, err := proto.Marshal(resp)
+	if err != nil {
+		return nil, err
+	}
+	return &leasepb.LeaseInternalResponse{LeaseTimeToLiveResponse: inner}, nil
+}
+
+// Remote asks another member.
+type Remote struct {
+	Client *http.Client
+}
+
+// Renew renews a lease at the member whose peer URL is given; see Service.Renew.
+func (r *Remote) Renew(ctx context.Context, url string, id lease.ID) (int64, error) {
+	resp := &pb.LeaseKeepAliveResponse{}
+	if err := r.post(ctx, url+RenewPath, &pb.LeaseKeepAliveRequest{ID: int64(id)}, resp); err != nil {
+		return 0, err
+	}
+	if resp.ID != int64(id) {
+		return 0, fmt.Errorf("lease: asked to renew %x, got an answer for %x", id, resp.ID)
+	}
+	return resp.TTL, nil
+}
+
+// TimeToLive describes a lease at the member whose peer URL is given; see Service.TimeToLive.
+func (r *Remote) TimeToLive(ctx context.Context, url string, req *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
+	inner, err := proto.Marshal(req)
+	if err != nil {
+		return nil, err
+	}
+	outer := &leasepb.LeaseInternalResponse{}
+	if err := r.post(ctx, url+TimeToLivePath, &leasepb.LeaseInternalRequest{LeaseTimeToLiveRequest: inner}, outer); err != nil {
+		return nil, err
+	}
+	resp := &pb.LeaseTimeToLiveResponse{}
+	if err := proto.Unmarshal(outer.LeaseTimeToLiveResponse, resp); err != nil {
+		return nil, fmt.Errorf("lease: answer of %s: %w", url, err)
+	}
+	if resp.ID != req.ID {
+		return nil, fmt.Errorf("lease: asked for %x, got an answer for %x", req.ID, resp.ID)
+	}
+	return resp, nil
+}
+
+func (r *Remote) post(ctx context.Context, url string, req, resp proto.Message) error {
+	body, err := proto.Marshal(req)
+	if err != nil {
+		return err
+	}
+	hr, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	hr.Header.Set("Content-Type", "application/protobuf")
+	answer, err := r.Client.Do(hr)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(answer.Body, maxResponse+1))
+	switch {
+	case err != nil:
+		return err
+	case len(data) > maxResponse:
+		return fmt.Errorf("lease: answer of %s exceeds %d bytes", url, maxResponse)
+	case answer.StatusCode == http.StatusNotFound:
+		return lease.ErrLeaseNotFound
+	case answer.StatusCode != http.StatusOK:
+		return fmt.Errorf("lease: %s answered %s: %s", url, answer.Status, bytes.TrimSpace(data))
+	}
+	return proto.Unmarshal(data, resp)
+}
