@@ -7,7 +7,6 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
-	"google.golang.org/protobuf/proto"
 )
 
 // Event is one change of one key.
@@ -87,11 +86,12 @@ func (c *Client) Watch(ctx context.Context, key string, opts ...WatchOption) *Wa
 	for _, o := range opts {
 		o.applyWatch(w)
 	}
-	if w.view != nil {
-		proto.Merge(&w.req, resetTo(&w.req, w.view.Request(&w.req)))
-	}
 	if len(w.req.Key) == 0 {
-		w.req.Key = []byte{0}
+		w.req.Key = []byte{0} // the least key there can be
+	}
+	if w.view != nil {
+		q := w.view.Request(&w.req).(*pb.WatchCreateRequest)
+		w.req.Key, w.req.RangeEnd = q.Key, q.RangeEnd
 	}
 	w.reg.next = w.req.StartRevision
 	if err := c.watches.add(ctx, w); err != nil {
@@ -104,13 +104,6 @@ func (c *Client) Watch(ctx context.Context, key string, opts ...WatchOption) *Wa
 	case <-ctx.Done():
 	}
 	return w
-}
-
-// resetTo clears dst and returns src, for replacing a message's content in place.
-func resetTo(dst, src proto.Message) proto.Message {
-	src = proto.Clone(src)
-	proto.Reset(dst)
-	return src
 }
 
 // Next waits for the next response. An error is final for the watch, unless it is ctx's.
