@@ -37,7 +37,6 @@ type Watcher struct {
 	view    Rewriter
 	stream  *watchStream
 	limit   int
-	stop    func() bool // forgets the context's callback
 
 	// Guarded by stream.mu.
 	reg registration
@@ -48,11 +47,13 @@ type Watcher struct {
 	buffered int  // events in queue
 	parked   bool // off the stream because the consumer is behind
 	err      error
+	stop     func() bool // forgets the context's callback
 
 	signal chan struct{} // something is in queue or err; buffered, one
 	ready  chan struct{} // closed once the watch is established or over
-	done   chan struct{} // closed once the watch is over
-	once   sync.Once
+	gone   chan struct{} // closed once the consumer wants no more
+
+	readyOnce, goneOnce, errOnce sync.Once
 }
 
 // registration is a watch's state on its stream.
@@ -80,7 +81,7 @@ func (c *Client) Watch(ctx context.Context, key string, opts ...WatchOption) *Wa
 		limit:  c.cfg.WatchBuffer,
 		signal: make(chan struct{}, 1),
 		ready:  make(chan struct{}),
-		done:   make(chan struct{}),
+		gone:   make(chan struct{}),
 	}
 	w.req.Key = bytesOf(key)
 	for _, o := range opts {
@@ -98,12 +99,22 @@ func (c *Client) Watch(ctx context.Context, key string, opts ...WatchOption) *Wa
 		w.finish(err)
 		return w
 	}
-	w.stop = context.AfterFunc(ctx, func() { w.end(ctx.Err()) })
+	w.bind(ctx)
 	select {
 	case <-w.ready:
 	case <-ctx.Done():
 	}
 	return w
+}
+
+// bind makes the end of ctx the end of the watch.
+func (w *Watcher) bind(ctx context.Context) {
+	stop := context.AfterFunc(ctx, func() { w.end(ctx.Err()) })
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stop = stop; w.err != nil {
+		stop()
+	}
 }
 
 // Next waits for the next response. An error is final for the watch, unless it is ctx's.
@@ -151,8 +162,8 @@ func (w *Watcher) All(ctx context.Context) iter.Seq2[*WatchResponse, error] {
 	}
 }
 
-// Chan is Next as a channel, for select statements. It costs a goroutine, which ends with the watch. After the
-// channel is closed Err says why. Call it once.
+// Chan is Next as a channel, for select statements. It costs a goroutine, which ends when the channel is closed (Err
+// says why) or when the watch's context or Close ends the watch. Call it once.
 func (w *Watcher) Chan() <-chan *WatchResponse {
 	ch := make(chan *WatchResponse)
 	go func() {
@@ -164,11 +175,8 @@ func (w *Watcher) Chan() <-chan *WatchResponse {
 			}
 			select {
 			case ch <- r:
-			case <-w.done:
-				if w.closedByConsumer() {
-					return
-				}
-				ch <- r
+			case <-w.gone:
+				return
 			}
 		}
 	}()
@@ -200,13 +208,6 @@ func (c *Client) RequestProgress(ctx context.Context) {
 	}
 }
 
-// closedByConsumer says that nobody wants the rest: what is queued is dropped.
-func (w *Watcher) closedByConsumer() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.err != nil && len(w.queue) == 0
-}
-
 // end stops the watch from the consumer's side.
 func (w *Watcher) end(err error) {
 	if w.stream != nil {
@@ -216,30 +217,24 @@ func (w *Watcher) end(err error) {
 	w.queue, w.buffered = nil, 0
 	w.mu.Unlock()
 	w.finish(err)
+	w.goneOnce.Do(func() { close(w.gone) })
 }
 
 // finish makes err what Next returns once the queue is empty. Only the first call counts.
 func (w *Watcher) finish(err error) {
-	w.once.Do(func() {
+	w.errOnce.Do(func() {
 		w.mu.Lock()
 		w.err = err
-		w.mu.Unlock()
-		close(w.done)
-		w.established()
-		w.wake()
 		if w.stop != nil {
 			w.stop()
 		}
+		w.mu.Unlock()
+		w.established()
+		w.wake()
 	})
 }
 
-func (w *Watcher) established() {
-	select {
-	case <-w.ready:
-	default:
-		close(w.ready)
-	}
-}
+func (w *Watcher) established() { w.readyOnce.Do(func() { close(w.ready) }) }
 
 func (w *Watcher) wake() {
 	select {

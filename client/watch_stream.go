@@ -464,7 +464,7 @@ func (s *watchStream) canceledLocked(w *Watcher, resp *pb.WatchResponse) error {
 		err = status.Error(codes.Canceled, "client: the server ended the watch without a reason")
 	}
 	s.forgetLocked(w)
-	go w.finish(err) // it may run the consumer's context callback, which takes mu
+	w.finish(err)
 	return nil
 }
 
