@@ -73,14 +73,12 @@ func (w *writer) put(r *pb.PutRequest) (*pb.PutResponse, error) {
 // relate records that key now belongs to lease id (0: to none).
 func (w *writer) relate(key []byte, id lease.ID) {
 	old := w.leases.LeaseOf(key)
-	if old == id {
-		return
-	}
-	if old != 0 {
+	switch {
+	case old == id:
+	case id == 0:
 		w.leases.Detach(key)
-	}
-	if id != 0 {
-		w.leases.Attach(id, key)
+	case w.leases.Attach(id, key) != nil:
+		w.leases.Detach(key) // a kept lease that is gone: the key outlived it in a snapshot
 	}
 }
 

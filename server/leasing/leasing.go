@@ -84,7 +84,7 @@ func (s *Service) renewHere(ctx context.Context, id lease.ID) (int64, error) {
 			return 0, err
 		}
 	}
-	return s.cfg.Table.Renew(id)
+	return s.cfg.Table.Renew(ctx, id)
 }
 
 func (s *Service) catchUp(ctx context.Context) error {

@@ -60,8 +60,10 @@ func (m *Machine) applyConf(e *raftpb.Entry, replayed bool) (confResult, error) 
 		return confResult{}, fmt.Errorf("not a configuration change: %w", err)
 	}
 	res := confResult{id: cc.GetId()}
-	if replayed {
-		return res, nil // raft started with the configuration that the backend holds
+	if replayed { // raft started with the configuration that the backend holds
+		cc.NodeId = proto.Uint64(0)
+		m.cfg.Raft.ApplyConfChange(cc)
+		return res, nil
 	}
 	members := m.cfg.State.Members
 	if err := members.ValidateConfigurationChange(cc); err != nil {

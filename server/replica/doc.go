@@ -9,6 +9,6 @@
 //
 // # Concurrency
 //
-// Apply, Restore, Snapshot and OpenDB are called from the apply goroutine only. Index, ConfWaiters and the getters may be
-// used from anywhere.
+// Apply, Restore, Snapshot and OpenDB are called from the apply goroutine only. ConfWaiters and the getters may be used
+// from anywhere.
 package replica

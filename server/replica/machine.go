@@ -31,7 +31,7 @@ type Config struct {
 	Proposer Waiters
 	Raft     Raft
 	Peers    Peers
-	// Opened opens the backend that a snapshot from the leader brought (index: the snapshot's).
+	// OpenSnapshot opens the backend that a snapshot from the leader brought (index: the snapshot's).
 	OpenSnapshot func(index uint64) (*backend.Backend, error)
 	// Fatal reports an error after which the member must stop.
 	Fatal func(error)
@@ -49,7 +49,7 @@ type Waiters interface {
 
 // Raft is the consensus node as the machine uses it.
 type Raft interface {
-	ApplyConfChange(cc *raftpb.ConfChange) *raftpb.ConfState
+	ApplyConfChange(cc raftpb.ConfChangeI) *raftpb.ConfState
 	IsLeader() bool
 }
 
@@ -82,9 +82,8 @@ func (s *State) Backend() *backend.Backend { return s.backend.Load() }
 
 // Machine is described in the package comment.
 type Machine struct {
-	cfg     Config
-	applied Index
-	term    atomic.Uint64
+	cfg  Config
+	term atomic.Uint64
 	// consistent is the index up to which the backend already holds the effects when the member starts.
 	consistent uint64
 	done       []delivery // of the batch under way
@@ -104,10 +103,7 @@ func New(cfg Config, consistent, term uint64) *Machine {
 	return m
 }
 
-// Applied is the index of the last entry that was applied and published.
-func (m *Machine) Applied() *Index { return &m.applied }
-
-// Term is the term of that entry.
+// Term is the term of the last entry that was applied and published.
 func (m *Machine) Term() uint64 { return m.term.Load() }
 
 // Changes is where members' changes are waited for.
@@ -146,7 +142,6 @@ func (m *Machine) Apply(entries []*raftpb.Entry) {
 		m.cfg.State.Store.Publish()
 	}
 	m.term.Store(term)
-	m.applied.Set(index)
 	m.deliver(conf)
 }
 
@@ -170,7 +165,7 @@ func (m *Machine) applyNormal(e *raftpb.Entry, replayed bool) error {
 	if len(e.Data) == 0 {
 		// The entry with which a new leader begins its term: all of earlier terms is applied now.
 		if m.cfg.Raft.IsLeader() {
-			m.cfg.State.Leases.Promote()
+			m.cfg.State.Leases.Promote(e.GetTerm())
 		}
 		return nil
 	}
@@ -248,26 +243,28 @@ func findID(data []byte, number protowire.Number) (id uint64, header []byte, err
 	return id, header, nil
 }
 
-// Snapshot makes everything applied durable and returns the members in the form that etcd keeps in a snapshot file.
-func (m *Machine) Snapshot(uint64) ([]byte, error) {
-	if err := m.cfg.State.Backend().Commit(); err != nil {
-		return nil, err
-	}
-	return m.cfg.State.Members.V2Snapshot()
+// Snapshot returns the members in the form that etcd keeps in a snapshot file, and a function that makes everything
+// applied so far durable.
+func (m *Machine) Snapshot(uint64) (data []byte, persist func() error, err error) {
+	data, err = m.cfg.State.Members.V2Snapshot()
+	return data, m.cfg.State.Backend().Commit, err
 }
 
 // OpenDB opens a consistent copy of the backend, with everything applied so far, to be sent to a follower.
-func (m *Machine) OpenDB() (db io.ReadCloser, size int64, err error) {
+func (m *Machine) OpenDB() (db io.ReadCloser, size int64, data []byte, err error) {
+	if data, err = m.cfg.State.Members.V2Snapshot(); err != nil {
+		return nil, 0, nil, err
+	}
 	snap, err := m.cfg.State.Backend().Snapshot()
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, nil, err
 	}
 	pr, pw := io.Pipe()
 	go func() {
 		_, err := snap.WriteTo(pw)
 		_ = pw.CloseWithError(errors.Join(err, snap.Close()))
 	}()
-	return pr, snap.Size(), nil
+	return pr, snap.Size(), data, nil
 }
 
 // Restore replaces the whole state by that of a snapshot from the leader, whose database file has been received.
@@ -288,7 +285,6 @@ func (m *Machine) Restore(snap *raftpb.Snapshot) error {
 	}
 	m.consistent = meta.GetIndex()
 	m.term.Store(meta.GetTerm())
-	m.applied.Set(meta.GetIndex())
 	return nil
 }
 

@@ -29,7 +29,7 @@ func (r Rows) ForEach(fn func(key, value []byte) error) error {
 // hold views of it.
 func (s *State) replace(be *backend.Backend) error {
 	// Leases first: restoring the keys attaches them to their leases.
-	if err := s.Leases.Restore(LeaseRows(be)); err != nil {
+	if err := s.Leases.Restore(Rows{be, backend.Lease}); err != nil {
 		return err
 	}
 	if err := s.Store.Restore(be, s.Attach); err != nil {
@@ -46,5 +46,5 @@ func (s *State) replace(be *backend.Backend) error {
 	return nil
 }
 
-// Attach records that a restored key belongs to a lease.
-func (s *State) Attach(key []byte, id int64) { s.Leases.Attach(lease.ID(id), key) }
+// Attach records that a restored key belongs to a lease. A key whose lease is gone belongs to none, as in etcd.
+func (s *State) Attach(key []byte, id int64) { _ = s.Leases.Attach(lease.ID(id), key) }

@@ -1,0 +1,268 @@
+// Package conformance holds the scripts that say how the API behaves, and runs them against any target: a member in this
+// process, a cluster of three, or the real etcd as the oracle that wrote the expectations.
+//
+// A script (testdata/*.txt, datadriven) is a sequence of calls. A command names a method, its input is the request as
+// protobuf text, its output the response or the error. What differs between targets by nature (ids, terms) is left out.
+//
+//	kv.Range
+//	key: "a" range_end: "c"
+//	----
+//	header:{revision:3} kvs:{...} count:2
+//
+// Streams have a name: `watch.open w`, `watch.send w` with a request as input, `watch.recv w n=2`, `watch.close w`;
+// the same for `keepalive`. Expectations are written by the real etcd: run the tests with -rewrite -target=etcd.
+//
+// # Concurrency
+//
+// A Runner runs one script at a time.
+package conformance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/datadriven"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/prototext"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+)
+
+// Timeout bounds every call of a script.
+const Timeout = 10 * time.Second
+
+// Runner runs scripts over one connection.
+type Runner struct {
+	conn    *grpc.ClientConn
+	streams map[string]*stream
+}
+
+// NewRunner makes a Runner.
+func NewRunner(conn *grpc.ClientConn) *Runner {
+	return &Runner{conn: conn, streams: make(map[string]*stream)}
+}
+
+// stream is an open stream of a script.
+type stream struct {
+	grpc.ClientStream
+	cancel context.CancelFunc
+	method protoreflect.MethodDescriptor
+}
+
+// services maps the short names in scripts to services.
+var services = map[string]protoreflect.FullName{
+	"kv": "etcdserverpb.KV", "lease": "etcdserverpb.Lease", "cluster": "etcdserverpb.Cluster",
+	"maintenance": "etcdserverpb.Maintenance", "watch": "etcdserverpb.Watch",
+}
+
+// streamMethods maps the names of stream commands to methods.
+var streamMethods = map[string]string{"watch": "watch.Watch", "keepalive": "lease.LeaseKeepAlive"}
+
+// RunFile runs a script.
+func (r *Runner) RunFile(t *testing.T, path string) {
+	t.Helper()
+	datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+		out, err := r.run(t, d)
+		if err != nil {
+			return describe(err) + "\n"
+		}
+		return out + "\n"
+	})
+	for name, s := range r.streams {
+		s.cancel()
+		delete(r.streams, name)
+	}
+}
+
+func (r *Runner) run(t *testing.T, d *datadriven.TestData) (string, error) {
+	kind, verb, _ := strings.Cut(d.Cmd, ".")
+	switch {
+	case d.Cmd == "sleep":
+		var ms int
+		d.ScanArgs(t, "ms", &ms)
+		time.Sleep(time.Duration(ms) * time.Millisecond)
+		return "ok", nil
+	case streamMethods[kind] != "" && verb != "Watch":
+		return r.stream(t, d, kind, verb)
+	}
+	m, err := method(d.Cmd)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), Timeout)
+	defer cancel()
+	if m.IsStreamingServer() {
+		return r.serverStream(ctx, m, d.Input)
+	}
+	req, resp := message(m.Input()), message(m.Output())
+	if err := prototext.Unmarshal([]byte(d.Input), req); err != nil {
+		t.Fatalf("%s: %v", d.Pos, err)
+	}
+	if err := r.conn.Invoke(ctx, path(m), req, resp); err != nil {
+		return "", err
+	}
+	return format(resp), nil
+}
+
+// serverStream prints all messages of a stream, one a line.
+func (r *Runner) serverStream(ctx context.Context, m protoreflect.MethodDescriptor, input string) (string, error) {
+	req := message(m.Input())
+	if err := prototext.Unmarshal([]byte(input), req); err != nil {
+		return "", err
+	}
+	cs, err := r.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, path(m))
+	if err != nil {
+		return "", err
+	}
+	if err := errors.Join(cs.SendMsg(req), cs.CloseSend()); err != nil {
+		return "", err
+	}
+	var lines []string
+	for {
+		resp := message(m.Output())
+		if err := cs.RecvMsg(resp); errors.Is(err, io.EOF) {
+			return strings.Join(lines, "\n"), nil
+		} else if err != nil {
+			return "", err
+		}
+		lines = append(lines, format(resp))
+	}
+}
+
+func (r *Runner) stream(t *testing.T, d *datadriven.TestData, kind, verb string) (string, error) {
+	if len(d.CmdArgs) == 0 {
+		t.Fatalf("%s: a stream command needs a name", d.Pos)
+	}
+	name := kind + " " + d.CmdArgs[0].Key
+	if verb == "open" {
+		m, err := method(streamMethods[kind])
+		if err != nil {
+			return "", err
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		cs, err := r.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, path(m))
+		if err != nil {
+			cancel()
+			return "", err
+		}
+		r.streams[name] = &stream{cs, cancel, m}
+		return "ok", nil
+	}
+	s := r.streams[name]
+	if s == nil {
+		t.Fatalf("%s: no stream %q", d.Pos, name)
+	}
+	switch verb {
+	case "send":
+		req := message(s.method.Input())
+		if err := prototext.Unmarshal([]byte(d.Input), req); err != nil {
+			t.Fatalf("%s: %v", d.Pos, err)
+		}
+		return "ok", s.SendMsg(req)
+	case "recv":
+		n := 1
+		d.MaybeScanArgs(t, "n", &n)
+		return s.recv(n)
+	case "close":
+		s.cancel()
+		delete(r.streams, name)
+		return "ok", nil
+	}
+	t.Fatalf("%s: unknown command %q", d.Pos, d.Cmd)
+	return "", nil
+}
+
+// recv prints n messages, or "nothing" if there is none within half a second and n is 0.
+func (s *stream) recv(n int) (string, error) {
+	timer := time.AfterFunc(Timeout, s.cancel)
+	defer timer.Stop()
+	var lines []string
+	for range n {
+		resp := message(s.method.Output())
+		if err := s.RecvMsg(resp); err != nil {
+			return "", err
+		}
+		lines = append(lines, format(resp))
+	}
+	return strings.Join(lines, "\n"), nil
+}
+
+func method(cmd string) (protoreflect.MethodDescriptor, error) {
+	service, name, _ := strings.Cut(cmd, ".")
+	d, err := protoregistry.GlobalFiles.FindDescriptorByName(services[service])
+	if err != nil {
+		return nil, fmt.Errorf("unknown service in %q", cmd)
+	}
+	m := d.(protoreflect.ServiceDescriptor).Methods().ByName(protoreflect.Name(name))
+	if m == nil {
+		return nil, fmt.Errorf("unknown method in %q", cmd)
+	}
+	return m, nil
+}
+
+func path(m protoreflect.MethodDescriptor) string {
+	return fmt.Sprintf("/%s/%s", m.Parent().FullName(), m.Name())
+}
+
+func message(d protoreflect.MessageDescriptor) proto.Message {
+	mt, err := protoregistry.GlobalTypes.FindMessageByName(d.FullName())
+	if err != nil {
+		panic(err) // the descriptors come from the same registry
+	}
+	return mt.New().Interface()
+}
+
+var spaces = regexp.MustCompile(`\s+`)
+
+// format prints a message on one line, without what differs between targets.
+func format(m proto.Message) string {
+	scrub(m.ProtoReflect())
+	s := strings.TrimSpace(spaces.ReplaceAllString(prototext.MarshalOptions{}.Format(m), " "))
+	if s == "" {
+		return "{}"
+	}
+	return s
+}
+
+// scrub clears ids and terms of headers, and sizes and indexes of the status.
+func scrub(m protoreflect.Message) {
+	switch v := m.Interface().(type) {
+	case *pb.ResponseHeader:
+		v.ClusterId, v.MemberId, v.RaftTerm = 0, 0, 0
+	case *pb.StatusResponse:
+		v.Leader, v.DbSize, v.DbSizeInUse, v.RaftIndex, v.RaftAppliedIndex, v.RaftTerm = 0, 0, 0, 0, 0, 0
+	case *pb.LeaseTimeToLiveResponse:
+		v.TTL = min(v.TTL, 1) // it runs down
+	case *pb.Member:
+		v.ID, v.Name, v.PeerURLs, v.ClientURLs = 0, "", nil, nil
+	}
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case fd.Message() == nil || fd.IsMap():
+		case fd.IsList():
+			for i := range v.List().Len() {
+				scrub(v.List().Get(i).Message())
+			}
+		default:
+			scrub(v.Message())
+		}
+		return true
+	})
+}
+
+func describe(err error) string {
+	s, ok := status.FromError(err)
+	if !ok {
+		return "error: " + err.Error()
+	}
+	return fmt.Sprintf("error %s: %s", s.Code(), s.Message())
+}
