@@ -1,0 +1,214 @@
+package mvcc
+
+import (
+	"runtime"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"github.com/keelson-io/keelson/mvcc/backend"
+	"github.com/keelson-io/keelson/mvcc/index"
+)
+
+// Rows of the meta bucket.
+var (
+	scheduledCompactKey = []byte("scheduledCompactRev")
+	finishedCompactKey  = []byte("finishedCompactRev")
+)
+
+// maxVisited bounds how many entries one step of a compaction looks at.
+const maxVisited = 4096
+
+type compaction struct {
+	rev  int64 // 0: nothing to remove, it only waits its turn
+	done chan struct{}
+}
+
+// Compact makes reads below a revision fail, from the next Publish on, and removes in the background what nobody can read
+// any more. done is closed when it is removed from the file, and what was to be compacted before. After ErrCompacted (the
+// revision is compacted already) done is closed when that one is finished. ErrFutureRev: there is no such revision yet.
+// It belongs into a batch, as Write does.
+func (s *Store) Compact(rev int64) (done <-chan struct{}, err error) {
+	s.Begin()
+	c := compaction{rev: rev, done: make(chan struct{})}
+	switch {
+	case rev <= s.now.compactRev:
+		c.rev, err = 0, ErrCompacted
+	case rev > s.now.rev:
+		return nil, ErrFutureRev
+	default:
+		s.now.compactRev = rev
+		s.be.Load().Put(backend.Meta, scheduledCompactKey, backend.AppendKey(nil, backend.Rev{Main: rev}, false))
+	}
+	s.compactions.put(c)
+	return c.done, err
+}
+
+// compactQueue hands compactions to the compactor of one backend.
+type compactQueue struct {
+	mu      sync.Mutex
+	waiting []compaction
+	added   chan struct{}
+	stop    chan struct{}
+	ended   chan struct{}
+}
+
+func (s *Store) startCompactor(be *backend.Backend) {
+	s.compactions = &compactQueue{added: make(chan struct{}, 1), stop: make(chan struct{}), ended: make(chan struct{})}
+	go s.compactor(be, s.compactions)
+}
+
+// stopCompactor ends the compactor. Those who wait for a compaction are let go.
+func (s *Store) stopCompactor() {
+	q := s.compactions
+	if q == nil {
+		return
+	}
+	s.compactions = nil
+	close(q.stop)
+	<-q.ended
+	for _, c := range q.waiting {
+		close(c.done)
+	}
+}
+
+func (q *compactQueue) put(c compaction) {
+	q.mu.Lock()
+	q.waiting = append(q.waiting, c)
+	q.mu.Unlock()
+	select {
+	case q.added <- struct{}{}:
+	default:
+	}
+}
+
+// first waits for a compaction and returns it; false when it was stopped.
+func (q *compactQueue) first() (compaction, bool) {
+	for {
+		q.mu.Lock()
+		if len(q.waiting) > 0 && !q.stopped() {
+			defer q.mu.Unlock()
+			return q.waiting[0], true
+		}
+		q.mu.Unlock()
+		select {
+		case <-q.added:
+		case <-q.stop:
+			return compaction{}, false
+		}
+	}
+}
+
+// finish lets those go who wait for the first compaction.
+func (q *compactQueue) finish() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	close(q.waiting[0].done)
+	q.waiting = q.waiting[1:]
+}
+
+func (q *compactQueue) stopped() bool {
+	select {
+	case <-q.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// compactor carries out compactions one after another.
+func (s *Store) compactor(be *backend.Backend, q *compactQueue) {
+	defer close(q.ended)
+	for {
+		c, ok := q.first()
+		if !ok || c.rev > 0 && !s.compactNow(be, q, c.rev) {
+			return
+		}
+		if err := be.Commit(); err != nil {
+			s.cfg.Logger.Warn("compaction is not yet committed", zap.Error(err))
+		}
+		q.finish()
+	}
+}
+
+// compactNow removes everything that revisions from rev on do not need. It returns false if it was stopped.
+func (s *Store) compactNow(be *backend.Backend, q *compactQueue, rev int64) bool {
+	start := s.cfg.Clock.Now()
+	s.pins.drop(rev)
+	var next string
+	removed, rest := 0, 0
+	for more := true; more; {
+		var n int
+		next, n, more = s.compactStep(be, next, rev)
+		removed, rest = removed+n, rest+n
+		if rest < s.cfg.CompactionBatchLimit {
+			runtime.Gosched()
+			if q.stopped() {
+				return false
+			}
+			continue
+		}
+		rest = 0
+		timer := s.cfg.Clock.NewTimer(s.cfg.CompactionSleep)
+		select {
+		case <-timer.C():
+		case <-q.stop:
+			timer.Stop()
+			return false
+		}
+	}
+	s.cfg.Logger.Info("finished compaction", zap.Int64("compact-revision", rev), zap.Int("revisions-removed", removed),
+		zap.Duration("took", s.cfg.Clock.Now().Sub(start)))
+	return true
+}
+
+// compactStep compacts some entries from a key on. It returns the key to go on with.
+func (s *Store) compactStep(be *backend.Backend, from string, rev int64) (next string, removed int, more bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	start := s.cfg.Clock.Now()
+	var dropped []index.Stamp
+	type change struct{ old, new *index.Entry }
+	var changes []change
+	visited := 0
+	s.tree.Root().AscendStale(from, func(e *index.Entry) bool {
+		if visited++; visited > maxVisited || len(dropped) >= s.cfg.CompactionBatchLimit {
+			next, more = e.Key, true
+			return false
+		}
+		before := len(dropped)
+		var c *index.Entry
+		if c, dropped = e.Compact(rev, dropped); len(dropped) > before {
+			changes = append(changes, change{e, c})
+		}
+		return true
+	})
+	for _, c := range changes {
+		if c.new == nil {
+			s.tree.Remove(c.old.Key)
+		} else {
+			s.tree.Set(c.new)
+		}
+	}
+	revs := make([]backend.Rev, len(dropped))
+	for i, d := range dropped {
+		revs[i] = d.Rev()
+	}
+	be.DeleteRevs(revs, func(i int) bool { return dropped[i].Tombstone() })
+	if !more {
+		be.Put(backend.Meta, finishedCompactKey, backend.AppendKey(nil, backend.Rev{Main: rev}, false))
+	}
+	if len(dropped) > 0 || !more {
+		s.publish()
+	}
+	s.metrics.compacted(len(dropped), s.cfg.Clock.Now().Sub(start))
+	return next, len(dropped), more
+}
+
+func metaRev(be *backend.Backend, key []byte) int64 {
+	r, _, err := backend.ParseKey(be.Get(backend.Meta, key))
+	if err != nil {
+		return -1
+	}
+	return r.Main
+}
