@@ -1,0 +1,67 @@
+package transport
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/keelson-io/keelson/internal/clock"
+)
+
+// pieceBytes is how much is written under one deadline, so that a deadline bounds silence and not the size of a message.
+const pieceBytes = 256 << 10
+
+// timedConn is a connection on which every read and write must make progress in time. A timeout of 0 is none.
+type timedConn struct {
+	net.Conn
+	read, write time.Duration
+}
+
+// Read implements net.Conn.
+func (c *timedConn) Read(p []byte) (int, error) {
+	if c.read > 0 {
+		if err := c.SetReadDeadline(clock.Real.Now().Add(c.read)); err != nil {
+			return 0, err
+		}
+	}
+	return c.Conn.Read(p)
+}
+
+// Write implements net.Conn.
+func (c *timedConn) Write(p []byte) (int, error) {
+	done := 0
+	for {
+		if err := c.SetWriteDeadline(clock.Real.Now().Add(c.write)); err != nil {
+			return done, err
+		}
+		n, err := c.Conn.Write(p[:min(len(p), pieceBytes)])
+		done += n
+		if p = p[n:]; err != nil || len(p) == 0 {
+			return done, err
+		}
+	}
+}
+
+// roundTripper returns a client for connections with these timeouts.
+func (t *Transport) roundTripper(read, write, header time.Duration, idle int) *http.Transport {
+	dialer := &net.Dialer{Timeout: t.cfg.DialTimeout, KeepAlive: 30 * time.Second}
+	return &http.Transport{
+		Proxy: http.ProxyFromEnvironment,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := dialer.DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return &timedConn{Conn: c, read: read, write: write}, nil
+		},
+		TLSClientConfig:       t.cfg.TLS.Clone(),
+		TLSHandshakeTimeout:   10 * time.Second,
+		ResponseHeaderTimeout: header,
+		MaxIdleConnsPerHost:   idle,
+		// Peers close what has been idle for their read timeout: do not use a connection that is about to be closed.
+		IdleConnTimeout: t.cfg.ReadTimeout * 4 / 5,
+		ReadBufferSize:  64 << 10,
+		WriteBufferSize: 64 << 10,
+	}
+}

@@ -1,0 +1,565 @@
+package transport
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const testCluster = 0xc1
+
+// fakeRaft records what the transport tells it.
+type fakeRaft struct {
+	mu          sync.Mutex
+	got         []*raftpb.Message
+	removed     map[uint64]bool
+	unreachable map[uint64]int
+	snapshots   []string // "id failed"
+	stepErr     error
+}
+
+func (r *fakeRaft) Step(_ context.Context, m *raftpb.Message) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stepErr != nil {
+		return r.stepErr
+	}
+	r.got = append(r.got, m)
+	return nil
+}
+
+func (r *fakeRaft) IsIDRemoved(id uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.removed[id]
+}
+
+func (r *fakeRaft) ReportUnreachable(id uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unreachable[id]++
+}
+
+func (r *fakeRaft) ReportSnapshot(id uint64, failed bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.snapshots = append(r.snapshots, fmt.Sprint(id, failed))
+}
+
+func (r *fakeRaft) messages() []*raftpb.Message {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]*raftpb.Message(nil), r.got...)
+}
+
+func (r *fakeRaft) reports() (unreachable int, snapshots []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, n := range r.unreachable {
+		unreachable += n
+	}
+	return unreachable, append([]string(nil), r.snapshots...)
+}
+
+func (r *fakeRaft) set(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
+}
+
+// fakeSnapshots keeps databases in memory.
+type fakeSnapshots struct {
+	mu  sync.Mutex
+	dbs map[uint64][]byte
+	err error
+}
+
+func (s *fakeSnapshots) SaveDB(r io.Reader, index uint64) (int64, error) {
+	b, err := io.ReadAll(r)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err = errors.Join(err, s.err); err == nil {
+		s.dbs[index] = b
+	}
+	return int64(len(b)), err
+}
+
+func (s *fakeSnapshots) db(index uint64) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dbs[index]
+}
+
+// member is a transport behind a server.
+type member struct {
+	t     *testing.T
+	id    uint64
+	tr    *Transport
+	raft  *fakeRaft
+	snaps *fakeSnapshots
+	reg   *prometheus.Registry
+	srv   *httptest.Server
+	addr  string
+}
+
+func newMember(t *testing.T, id uint64, change ...func(*Config)) *member {
+	t.Helper()
+	m := &member{
+		t: t, id: id, reg: prometheus.NewRegistry(), snaps: &fakeSnapshots{dbs: map[uint64][]byte{}},
+		raft: &fakeRaft{removed: map[uint64]bool{}, unreachable: map[uint64]int{}},
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	m.addr = l.Addr().String()
+	cfg := Config{
+		ID: id, ClusterID: testCluster, LocalURLs: []string{m.url()}, Raft: m.raft, Snapshots: m.snaps, Registerer: m.reg,
+		ReadTimeout: time.Second, HeartbeatInterval: 50 * time.Millisecond, RetryInterval: 10 * time.Millisecond,
+		ProbeInterval: 20 * time.Millisecond,
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	m.tr, err = New(cfg)
+	require.NoError(t, err)
+	m.listen(l)
+	t.Cleanup(func() {
+		m.tr.Stop()
+		m.stopServer()
+	})
+	return m
+}
+
+func (m *member) url() string { return "http://" + m.addr }
+
+func (m *member) listen(l net.Listener) {
+	m.srv = httptest.NewUnstartedServer(m.tr.Handler())
+	m.srv.Listener.Close()
+	m.srv.Listener = l
+	m.srv.Start()
+}
+
+func (m *member) stopServer() {
+	m.srv.CloseClientConnections()
+	m.srv.Close()
+}
+
+func (m *member) restartServer() {
+	var l net.Listener
+	require.Eventually(m.t, func() (ok bool) {
+		var err error
+		l, err = net.Listen("tcp", m.addr)
+		return err == nil
+	}, 5*time.Second, 10*time.Millisecond)
+	m.listen(l)
+}
+
+// connect makes members peers of each other and waits until all streams are up.
+func connect(t *testing.T, members ...*member) {
+	t.Helper()
+	for _, a := range members {
+		for _, b := range members {
+			if a != b {
+				a.tr.AddPeer(b.id, []string{b.url()})
+			}
+		}
+	}
+	for _, a := range members {
+		for _, b := range members {
+			if a != b {
+				a.awaitStreams(b.id)
+			}
+		}
+	}
+}
+
+func (m *member) streaming(to uint64) bool {
+	p := m.tr.peer(to)
+	for _, o := range p.streams {
+		o.mu.Lock()
+		up := o.conn != nil
+		o.mu.Unlock()
+		if !up {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *member) awaitStreams(to uint64) {
+	m.t.Helper()
+	require.Eventually(m.t, func() bool { return m.streaming(to) }, 5*time.Second, 2*time.Millisecond)
+}
+
+func (m *member) awaitMessages(n int) []*raftpb.Message {
+	m.t.Helper()
+	require.Eventually(m.t, func() bool { return len(m.raft.messages()) >= n }, 5*time.Second, 2*time.Millisecond)
+	require.Len(m.t, m.raft.messages(), n)
+	return m.raft.messages()
+}
+
+func (m *member) awaitSnapshotReport(want string) {
+	m.t.Helper()
+	var got []string
+	require.Eventually(m.t, func() bool {
+		_, got = m.raft.reports()
+		return len(got) > 0
+	}, 5*time.Second, 2*time.Millisecond)
+	require.Equal(m.t, []string{want}, got)
+}
+
+// metric adds up all values of a counter or gauge, or the number of observations of a histogram.
+func (m *member) metric(name string) (sum float64) {
+	families, err := m.reg.Gather()
+	require.NoError(m.t, err)
+	for _, f := range families {
+		if f.GetName() == name {
+			for _, s := range f.GetMetric() {
+				sum += s.GetCounter().GetValue() + s.GetGauge().GetValue() + float64(s.GetHistogram().GetSampleCount())
+			}
+		}
+	}
+	return sum
+}
+
+func numbered(typ raftpb.MessageType, from, to, n uint64) *raftpb.Message {
+	m := message(typ, from, to)
+	m.Index = new(n)
+	return m
+}
+
+// request makes a request with the headers of a member of the cluster, changed by pairs of name and value.
+func (m *member) request(method, path string, body io.Reader, headers ...string) (int, string) {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, m.url()+path, body)
+	require.NoError(m.t, err)
+	for _, kv := range [][2]string{{headerFrom, "2"}, {headerVersion, "3.5.0"}, {headerMinCluster, "3.0.0"},
+		{headerClusterID, formatID(testCluster)}, {headerTo, formatID(m.id)}} {
+		req.Header.Set(kv[0], kv[1])
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	require.NoError(m.t, err)
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(resp.Body)
+	return resp.StatusCode, strings.TrimSpace(string(b))
+}
+
+func TestMessagesOfAllTypes(t *testing.T) {
+	a, b, c := newMember(t, 1), newMember(t, 2), newMember(t, 3)
+	connect(t, a, b, c)
+	require.Equal(t, 2, a.tr.ActivePeers())
+	require.False(t, a.tr.ActiveSince(2).IsZero())
+	require.True(t, a.tr.ActiveSince(9).IsZero())
+
+	var msgs []*raftpb.Message
+	for typ := range raftpb.MessageType_name {
+		if raftpb.MessageType(typ) == raftpb.MsgSnap {
+			continue
+		}
+		for _, to := range []uint64{2, 3} {
+			msgs = append(msgs, numbered(raftpb.MessageType(typ), 1, to, uint64(typ)))
+		}
+	}
+	msgs = append(msgs, message(raftpb.MsgHup, 1, 0), message(raftpb.MsgHup, 1, 9))
+	kept := make([]*raftpb.Message, len(msgs))
+	for i, m := range msgs {
+		kept[i] = proto.Clone(m).(*raftpb.Message)
+	}
+	a.tr.Send(msgs)
+	for _, m := range []*member{b, c} {
+		got := m.awaitMessages(len(raftpb.MessageType_name) - 1)
+		seen := map[raftpb.MessageType]bool{}
+		for _, g := range got {
+			require.Equal(t, m.id, g.GetTo())
+			require.Equal(t, uint64(g.GetType()), g.GetIndex())
+			seen[g.GetType()] = true
+		}
+		require.Len(t, seen, len(got))
+	}
+	for i := range msgs {
+		requireEqual(t, kept[i], msgs[i])
+	}
+	require.Positive(t, a.metric("etcd_network_peer_sent_bytes_total"))
+	require.Positive(t, b.metric("etcd_network_peer_received_bytes_total"))
+	require.Equal(t, 2.0, a.metric("etcd_network_active_peers"))
+	require.Eventually(t, func() bool { return a.metric("etcd_network_peer_round_trip_time_seconds") > 1 }, 5*time.Second, 5*time.Millisecond)
+}
+
+func TestOrderAndContentOfAppends(t *testing.T) {
+	a, b := newMember(t, 1), newMember(t, 2)
+	connect(t, a, b)
+	const n = 2000
+	var want []*raftpb.Message
+	for i := range uint64(n) {
+		want = append(want, appendMessage(5, 5, 100+i, 100+i, entry(5, 101+i, strings.Repeat("x", int(i%300)))))
+	}
+	for i := 0; i < n; i += 10 {
+		a.tr.Send(want[i : i+10])
+	}
+	for i, got := range b.awaitMessages(n) {
+		requireEqual(t, want[i], got)
+	}
+}
+
+func TestLargeMessage(t *testing.T) {
+	a, b := newMember(t, 1), newMember(t, 2)
+	connect(t, a, b)
+	want := appendMessage(5, 5, 100, 100, entry(5, 101, strings.Repeat("x", 20<<20)))
+	a.tr.Send([]*raftpb.Message{want})
+	requireEqual(t, want, b.awaitMessages(1)[0])
+}
+
+func TestMessagesWithoutStreams(t *testing.T) {
+	a, b := newMember(t, 1), newMember(t, 2)
+	a.tr.AddRemote(2, []string{b.url()})
+	a.tr.Send([]*raftpb.Message{message(raftpb.MsgAppResp, 1, 2)})
+	requireEqual(t, message(raftpb.MsgAppResp, 1, 2), b.awaitMessages(1)[0])
+	require.Zero(t, a.tr.ActivePeers(), "a remote is no peer")
+
+	// The receiver has learnt where the sender is.
+	require.True(t, b.tr.known(1))
+	b.tr.Send([]*raftpb.Message{message(raftpb.MsgApp, 2, 1)})
+	a.awaitMessages(1)
+
+	// A remote that becomes a peer gets streams.
+	connect(t, a, b)
+	require.Empty(t, a.tr.remotes)
+	a.tr.Send([]*raftpb.Message{message(raftpb.MsgHeartbeat, 1, 2)})
+	b.awaitMessages(2)
+}
+
+func TestIdleStreamsStayUp(t *testing.T) {
+	short := func(c *Config) { c.ReadTimeout, c.HeartbeatInterval = 200*time.Millisecond, 50*time.Millisecond }
+	a, b := newMember(t, 1, short), newMember(t, 2, short)
+	connect(t, a, b)
+	since := a.tr.ActiveSince(2)
+	time.Sleep(600 * time.Millisecond)
+	require.Equal(t, since, a.tr.ActiveSince(2))
+	n, _ := a.raft.reports()
+	require.Zero(t, n)
+	require.Empty(t, a.raft.messages(), "heartbeats of the streams stay below raft")
+}
+
+func TestSilentStreamIsGivenUp(t *testing.T) {
+	var dials sync.Map
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		dials.Store(r.RemoteAddr, true)
+		w.Header().Set(headerVersion, "3.7.3")
+		w.WriteHeader(http.StatusOK)
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	}))
+	defer srv.Close()
+	a := newMember(t, 1, func(c *Config) { c.ReadTimeout = 100 * time.Millisecond })
+	a.tr.AddPeer(2, []string{srv.URL})
+	require.Eventually(t, func() bool {
+		n := 0
+		dials.Range(func(any, any) bool { n++; return true })
+		return n > 4
+	}, 5*time.Second, 5*time.Millisecond)
+	a.tr.RemovePeer(2)
+	require.Positive(t, a.metric("etcd_network_disconnected_peers_total"))
+}
+
+// TestReconnectAfterServerRestart closes only the listening side of b: its messages take the pipeline until a can open
+// streams again.
+func TestReconnectAfterServerRestart(t *testing.T) {
+	a, b := newMember(t, 1), newMember(t, 2)
+	connect(t, a, b)
+	b.stopServer()
+	require.Eventually(t, func() bool {
+		n, _ := b.raft.reports()
+		return n == int(streamKinds) && !b.streaming(1)
+	}, 5*time.Second, 5*time.Millisecond)
+	b.tr.Send([]*raftpb.Message{numbered(raftpb.MsgApp, 2, 1, 76)})
+	a.tr.Send([]*raftpb.Message{numbered(raftpb.MsgApp, 1, 2, 76)})
+	a.awaitMessages(1)
+	b.awaitMessages(1)
+	b.restartServer()
+	b.awaitStreams(1)
+	b.tr.Send([]*raftpb.Message{numbered(raftpb.MsgApp, 2, 1, 77)})
+	require.EqualValues(t, 77, a.awaitMessages(2)[1].GetIndex())
+}
+
+// TestReconnectAfterRestart stops all of b and starts it again.
+func TestReconnectAfterRestart(t *testing.T) {
+	a, b := newMember(t, 1), newMember(t, 2)
+	connect(t, a, b)
+	cfg := b.tr.cfg
+	b.tr.Stop()
+	b.stopServer()
+	require.Eventually(t, func() bool {
+		a.tr.Send([]*raftpb.Message{numbered(raftpb.MsgHeartbeat, 1, 2, 1)})
+		n, _ := a.raft.reports()
+		return n > int(streamKinds) && a.tr.ActivePeers() == 0
+	}, 5*time.Second, 10*time.Millisecond)
+	require.Equal(t, 1.0, a.metric("etcd_network_disconnected_peers_total"))
+	require.Zero(t, a.metric("etcd_network_active_peers"))
+
+	cfg.Registerer = nil
+	var err error
+	b.tr, err = New(cfg)
+	require.NoError(t, err)
+	b.restartServer()
+	connect(t, b, a)
+	require.Eventually(t, func() bool { return a.tr.ActivePeers() == 1 }, 5*time.Second, 5*time.Millisecond)
+	before := len(b.raft.messages())
+	a.tr.Send([]*raftpb.Message{numbered(raftpb.MsgApp, 1, 2, 77)})
+	require.Eventually(t, func() bool {
+		got := b.raft.messages()
+		return len(got) > before && got[len(got)-1].GetIndex() == 77
+	}, 5*time.Second, 5*time.Millisecond)
+}
+
+func TestUpdatePeer(t *testing.T) {
+	a, b := newMember(t, 1), newMember(t, 2)
+	a.tr.AddPeer(2, []string{"http://127.0.0.1:1"})
+	b.tr.AddPeer(1, []string{a.url()})
+	a.tr.UpdatePeer(2, []string{"nonsense"})
+	a.tr.UpdatePeer(9, []string{b.url()})
+	a.tr.UpdatePeer(2, []string{b.url()})
+	b.awaitStreams(1)
+}
+
+func TestSecondURLIsTried(t *testing.T) {
+	a, b := newMember(t, 1), newMember(t, 2)
+	b.tr.AddPeer(1, []string{"http://127.0.0.1:1", a.url()})
+	a.tr.AddPeer(2, []string{b.url()})
+	a.awaitStreams(2)
+}
+
+func TestCutAndMend(t *testing.T) {
+	a, b := newMember(t, 1), newMember(t, 2)
+	connect(t, a, b)
+	a.tr.Cut(2)
+	a.tr.Send([]*raftpb.Message{numbered(raftpb.MsgHeartbeat, 1, 2, 1)})
+	b.tr.Send([]*raftpb.Message{numbered(raftpb.MsgHeartbeat, 2, 1, 1)})
+	code, _ := a.request(http.MethodPost, raftPath, bytes.NewReader(marshal(t, numbered(raftpb.MsgApp, 2, 1, 1))))
+	require.Equal(t, http.StatusServiceUnavailable, code)
+	a.tr.SendSnapshot(snapshotMessage(1, 2, 7), io.NopCloser(strings.NewReader("db")), 2)
+	a.awaitSnapshotReport("2 true")
+	time.Sleep(50 * time.Millisecond)
+	a.tr.Mend(2)
+	a.tr.Send([]*raftpb.Message{numbered(raftpb.MsgHeartbeat, 1, 2, 2)})
+	b.tr.Send([]*raftpb.Message{numbered(raftpb.MsgHeartbeat, 2, 1, 2)})
+	require.EqualValues(t, 2, a.awaitMessages(1)[0].GetIndex())
+	require.EqualValues(t, 2, b.awaitMessages(1)[0].GetIndex())
+}
+
+func TestQueueFull(t *testing.T) {
+	a, b := newMember(t, 1), newMember(t, 2)
+	b.stopServer()
+	a.tr.AddPeer(2, []string{b.url()})
+	msgs := make([]*raftpb.Message, 200)
+	for i := range msgs {
+		msgs[i] = message(raftpb.MsgHeartbeat, 1, 2)
+	}
+	msgs = append(msgs, snapshotMessage(1, 2, 7))
+	a.tr.Send(msgs)
+	require.Positive(t, a.metric("etcd_network_peer_sent_failures_total"))
+	n, _ := a.raft.reports()
+	require.Positive(t, n)
+	a.awaitSnapshotReport("2 true")
+}
+
+func TestStreamQueueFull(t *testing.T) {
+	p := &peer{}
+	o := &outgoing{peer: p, conn: &streamConn{wake: make(chan struct{}, 1)}}
+	for range streamQueue {
+		require.Equal(t, queued, o.send(message(raftpb.MsgApp, 1, 2)))
+	}
+	require.Equal(t, queueFull, o.send(message(raftpb.MsgApp, 1, 2)))
+	require.Len(t, o.take(o.conn), streamQueue)
+	require.Equal(t, queued, o.send(message(raftpb.MsgApp, 1, 2)))
+}
+
+// TestStalledReader has a peer that opens a stream and then reads nothing: the writer must give up in time and Stop must
+// not wait for it.
+func TestStalledReader(t *testing.T) {
+	for _, stop := range []bool{false, true} {
+		t.Run(fmt.Sprint("stop ", stop), func(t *testing.T) {
+			a := newMember(t, 1, func(c *Config) {
+				if !stop {
+					c.WriteTimeout = 100 * time.Millisecond
+				}
+			})
+			a.tr.AddPeer(2, []string{"http://127.0.0.1:1"})
+			conn, err := net.Dial("tcp", a.addr)
+			require.NoError(t, err)
+			defer conn.Close()
+			fmt.Fprintf(conn, "GET %s/2 HTTP/1.1\r\nHost: a\r\nX-Server-From: 2\r\nX-Server-Version: 3.7.3\r\nX-Min-Cluster-Version: 3.0.0\r\n"+
+				"X-Etcd-Cluster-ID: c1\r\nX-Raft-To: 1\r\n\r\n", msgAppStream.path())
+			o := a.tr.peer(2).streams[msgAppStream]
+			up := func() bool {
+				o.mu.Lock()
+				defer o.mu.Unlock()
+				return o.conn != nil
+			}
+			require.Eventually(t, up, 5*time.Second, time.Millisecond)
+			big := appendMessage(5, 5, 100, 100, entry(5, 101, strings.Repeat("x", 32<<20)))
+			a.tr.Send([]*raftpb.Message{big})
+			if stop {
+				time.Sleep(50 * time.Millisecond)
+				start := time.Now()
+				a.tr.Stop()
+				require.Less(t, time.Since(start), 2*time.Second)
+				return
+			}
+			require.Eventually(t, func() bool { return !up() }, 5*time.Second, 5*time.Millisecond)
+			n, _ := a.raft.reports()
+			require.Positive(t, n)
+		})
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	r, s := &fakeRaft{}, &fakeSnapshots{}
+	for name, cfg := range map[string]Config{
+		"no id":        {Raft: r, Snapshots: s},
+		"no raft":      {ID: 1, Snapshots: s},
+		"no snapshots": {ID: 1, Raft: r},
+		"bad url":      {ID: 1, Raft: r, Snapshots: s, LocalURLs: []string{"ftp://x:1"}},
+	} {
+		_, err := New(cfg)
+		require.Error(t, err, name)
+	}
+	reg := prometheus.NewRegistry()
+	tr, err := New(Config{ID: 1, Raft: r, Snapshots: s, Registerer: reg})
+	require.NoError(t, err)
+	tr.Stop()
+	tr.Stop()
+	_, err = New(Config{ID: 1, Raft: r, Snapshots: s, Registerer: reg})
+	require.Error(t, err, "metrics are registered twice")
+	for _, bad := range [][]string{nil, {"http://nohost"}, {"http://h:1/path"}, {"ftp://h:1"}, {":"}} {
+		_, err := parseURLs(bad)
+		require.Error(t, err, "%q", bad)
+	}
+}
+
+func marshal(t *testing.T, m proto.Message) []byte {
+	b, err := proto.Marshal(m)
+	require.NoError(t, err)
+	return b
+}
