@@ -53,6 +53,7 @@ type Store struct {
 
 	mu   sync.Mutex // held from Begin to Publish
 	held bool       // by the applier, which alone reads it
+	lost bool       // a batch was abandoned: nothing is published any more
 	tree *index.Tree
 	now  published // the writer's state; root is unused
 
@@ -125,8 +126,19 @@ func (s *Store) Publish() {
 	s.mu.Unlock()
 }
 
+// Abandon ends a batch that failed half way. Nothing of it becomes visible or reaches the disk, nor does anything later:
+// the member must stop.
+func (s *Store) Abandon() {
+	s.Begin()
+	s.held, s.lost = false, true
+	s.mu.Unlock()
+}
+
 // publish makes the writer's state visible; the caller holds mu.
 func (s *Store) publish() {
+	if s.lost {
+		return
+	}
 	p := s.now
 	p.root = s.tree.Freeze()
 	s.be.Load().Publish(&p)

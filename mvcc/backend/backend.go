@@ -284,12 +284,11 @@ func (b *Backend) SizeInUse() int64 {
 	return b.metrics.inUse.Load() + b.bytes
 }
 
-// Close flushes what was written and closes the file. It waits for the views that are held.
+// Close flushes what was published and closes the file. It waits for the views that are held.
 func (b *Backend) Close() error {
 	if b.current.Load() == nil {
 		return nil
 	}
-	b.Publish(b.current.Load().payload)
 	err := b.Commit()
 	close(b.closing)
 	<-b.stopped

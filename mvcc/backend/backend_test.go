@@ -113,6 +113,7 @@ func TestRows(t *testing.T) {
 			check()
 		}
 	}
+	b.Publish(nil)
 	require.NoError(t, b.Close())
 	b = open(t, path)
 	defer b.Close()

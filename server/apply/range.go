@@ -113,7 +113,6 @@ func (s *kvSorter) Swap(i, j int) {
 	s.fields[i], s.fields[j] = s.fields[j], s.fields[i]
 }
 
-
 // Message is the reply as a message that outlives the reader.
 func (r *RangeReply) Message() *pb.RangeResponse {
 	return &pb.RangeResponse{

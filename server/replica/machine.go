@@ -111,38 +111,44 @@ func (m *Machine) Changes() *ConfWaiters { return m.changes }
 
 // Apply executes a batch of committed entries, publishes the outcome once, and then wakes those who wait.
 func (m *Machine) Apply(entries []*raftpb.Entry) {
-	var index, term uint64
-	var conf []confResult
-	for _, e := range entries {
-		index, term = e.GetIndex(), e.GetTerm()
-		replayed := index <= m.consistent
-		switch e.GetType() {
-		case raftpb.EntryNormal:
-			if err := m.applyNormal(e, replayed); err != nil {
-				m.cfg.Fatal(fmt.Errorf("applying entry %d of term %d: %w", index, term, err))
-				return
-			}
-		case raftpb.EntryConfChange:
-			res, err := m.applyConf(e, replayed)
-			if err != nil {
-				m.cfg.Fatal(fmt.Errorf("applying entry %d of term %d: %w", index, term, err))
-				return
-			}
-			conf = append(conf, res)
-		default:
-			m.cfg.Fatal(fmt.Errorf("entry %d of term %d has type %v, which etcd 3.7 does not use", index, term, e.GetType()))
-			return
-		}
-	}
-	if index == 0 {
+	if len(entries) == 0 {
 		return
 	}
-	if index > m.consistent {
-		m.cfg.State.Backend().SetConsistentIndex(index, term)
-		m.cfg.State.Store.Publish()
+	last := entries[len(entries)-1]
+	m.cfg.State.Store.Begin()
+	conf, err := m.execute(entries)
+	if err != nil {
+		// Half a batch must never reach the disk: it would be applied again after a restart.
+		m.cfg.State.Store.Abandon()
+		m.cfg.Fatal(err)
+		return
 	}
-	m.term.Store(term)
+	if last.GetIndex() > m.consistent {
+		m.cfg.State.Backend().SetConsistentIndex(last.GetIndex(), last.GetTerm())
+	}
+	m.cfg.State.Store.Publish()
+	m.term.Store(last.GetTerm())
 	m.deliver(conf)
+}
+
+func (m *Machine) execute(entries []*raftpb.Entry) (conf []confResult, err error) {
+	for _, e := range entries {
+		replayed := e.GetIndex() <= m.consistent
+		switch e.GetType() {
+		case raftpb.EntryNormal:
+			err = m.applyNormal(e, replayed)
+		case raftpb.EntryConfChange:
+			var res confResult
+			res, err = m.applyConf(e, replayed)
+			conf = append(conf, res)
+		default:
+			err = fmt.Errorf("type %v, which etcd 3.7 does not use", e.GetType())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("applying entry %d of term %d: %w", e.GetIndex(), e.GetTerm(), err)
+		}
+	}
+	return conf, nil
 }
 
 func (m *Machine) deliver(conf []confResult) {

@@ -1,8 +1,11 @@
 package replica
 
 import (
+	"fmt"
+
 	"github.com/keelson-io/keelson/lease"
 	"github.com/keelson-io/keelson/mvcc/backend"
+	"github.com/keelson-io/keelson/server/membership"
 )
 
 // Rows adapts one small bucket of a backend to the narrow interfaces of those who store rows in it.
@@ -25,6 +28,35 @@ func (r Rows) ForEach(fn func(key, value []byte) error) error {
 	return r.Backend.ForEach(r.Bucket, fn)
 }
 
+// Tables adapts a backend to the tables of membership.
+type Tables struct{ Backend *backend.Backend }
+
+func (t Tables) bucket(b membership.Bucket) backend.Bucket {
+	switch b {
+	case membership.BucketCluster:
+		return backend.Cluster
+	case membership.BucketMembers:
+		return backend.Members
+	case membership.BucketRemoved:
+		return backend.MembersRemoved
+	}
+	panic(fmt.Sprintf("replica: there is no table %q", b))
+}
+
+// Get reads a row.
+func (t Tables) Get(b membership.Bucket, key []byte) []byte { return t.Backend.Get(t.bucket(b), key) }
+
+// Put writes a row.
+func (t Tables) Put(b membership.Bucket, key, value []byte) { t.Backend.Put(t.bucket(b), key, value) }
+
+// Delete removes a row.
+func (t Tables) Delete(b membership.Bucket, key []byte) { t.Backend.Delete(t.bucket(b), key) }
+
+// ForEach calls fn for every row, in the order of the keys.
+func (t Tables) ForEach(b membership.Bucket, fn func(key, value []byte) error) error {
+	return t.Backend.ForEach(t.bucket(b), fn)
+}
+
 // replace puts another backend under all parts of the state. The old one is closed in the background: readers may still
 // hold views of it.
 func (s *State) replace(be *backend.Backend) error {
@@ -38,7 +70,7 @@ func (s *State) replace(be *backend.Backend) error {
 	if err := s.Alarms.Restore(Rows{be, backend.Alarm}); err != nil {
 		return err
 	}
-	if err := s.Members.Restore(be); err != nil {
+	if err := s.Members.Restore(Tables{be}); err != nil {
 		return err
 	}
 	old := s.backend.Swap(be)

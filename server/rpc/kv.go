@@ -68,19 +68,21 @@ func handleRange(srv any, ctx context.Context, dec func(any) error, interceptor 
 // Range answers with a message, for callers in this process; gRPC clients are served by rangeEncoded.
 func (s *KV) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
 	var resp *pb.RangeResponse
-	err := s.read(ctx, r, func(reply *apply.RangeReply) {
+	err := s.read(ctx, r, func(reply *apply.RangeReply) error {
 		resp = reply.Message()
 		s.cfg.Header.Fill(resp.Header)
+		return nil
 	})
 	return resp, err
 }
 
 func (s *KV) rangeEncoded(ctx context.Context, r *pb.RangeRequest) (any, error) {
 	var resp *encodedRange
-	err := s.read(ctx, r, func(reply *apply.RangeReply) {
+	err := s.read(ctx, r, func(reply *apply.RangeReply) (err error) {
 		h := &pb.ResponseHeader{Revision: reply.Rev}
 		s.cfg.Header.FillIDs(h)
-		resp = encodeRange(h, reply)
+		resp, err = encodeRange(h, reply)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -88,7 +90,7 @@ func (s *KV) rangeEncoded(ctx context.Context, r *pb.RangeRequest) (any, error) 
 	return resp, nil
 }
 
-func (s *KV) read(ctx context.Context, r *pb.RangeRequest, use func(*apply.RangeReply)) error {
+func (s *KV) read(ctx context.Context, r *pb.RangeRequest, use func(*apply.RangeReply) error) error {
 	if err := checkRange(r); err != nil {
 		return err
 	}
@@ -103,8 +105,7 @@ func (s *KV) read(ctx context.Context, r *pb.RangeRequest, use func(*apply.Range
 	if err != nil {
 		return s.cfg.Errors.GRPC(err)
 	}
-	use(reply)
-	return nil
+	return use(reply)
 }
 
 // streamFirstChunk is the number of keys in the first message of a range stream.
