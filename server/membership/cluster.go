@@ -265,12 +265,10 @@ func (c *Cluster) AdoptIDs(running *Cluster) error {
 		if i < 0 {
 			return fmt.Errorf("PeerURLs: no match found for existing member (%x, %v), last resolver error (%w)", e.ID, e.PeerURLs, last)
 		}
-		m := local[i].Clone()
+		m := local[i]
 		m.ID = e.ID
 		members[m.ID] = m
-	}
-	if len(members) != len(local) {
-		return errors.New("a configured member matches several existing ones")
+		local = slices.Delete(local, i, i+1)
 	}
 	id := running.ClusterID()
 	c.mu.Lock()
