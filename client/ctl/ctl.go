@@ -1,0 +1,130 @@
+package ctl
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+const program = "etcdctl"
+
+// Command returns the command "ctl". See the package comment.
+func Command() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:                "ctl",
+		Short:              "Talks to a running cluster, with the commands of etcdctl",
+		DisableFlagParsing: true,
+		SilenceUsage:       true,
+		SilenceErrors:      true,
+	}
+	run := func(cmd *cobra.Command, args []string) error {
+		c := &ctl{in: cmd.InOrStdin(), out: cmd.OutOrStdout(), errs: cmd.ErrOrStderr(), environ: os.Environ()}
+		return c.execute(cmd.Context(), args)
+	}
+	cmd.RunE = run
+	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) {
+		if err := run(cmd, []string{"--help"}); err != nil {
+			fmt.Fprintln(cmd.ErrOrStderr(), "Error:", err)
+		}
+	})
+	return cmd
+}
+
+// ctl is one execution of a command.
+type ctl struct {
+	in        io.Reader
+	out, errs io.Writer
+	environ   []string
+	globals   globals
+}
+
+// execute runs the command that args spell.
+func (c *ctl) execute(ctx context.Context, args []string) error {
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	cobra.EnablePrefixMatching = true // "etcdctl mem li" is one of etcdctl's interfaces too
+	root := c.root()
+	root.SetArgs(args)
+	root.SetIn(c.in)
+	root.SetOut(c.out)
+	root.SetErr(c.errs)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return nil
+	}
+	if withCode(ExitError, err) != err { // not one of ours: cobra did not understand the command line
+		fmt.Fprintln(c.errs, "Error:", err)
+		if cmd.HasParent() || cmd.Runnable() {
+			fmt.Fprintln(c.errs, cmd.UsageString())
+		} else {
+			fmt.Fprintf(c.errs, "Run '%v --help' for usage.\n", cmd.CommandPath())
+		}
+		return exit(ExitError, nil)
+	}
+	return err
+}
+
+// The groups that commands are listed in.
+const (
+	groupKV          = "kv"
+	groupMaintenance = "cluster maintenance"
+	groupConcurrency = "concurrency"
+	groupUtility     = "utility"
+)
+
+func (c *ctl) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           program,
+		Short:         "A command line client of Keelson and etcd",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	if filepath.Base(os.Args[0]) != program {
+		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "keelson ctl"}
+	}
+	c.globals.register(root.PersistentFlags())
+	_ = root.RegisterFlagCompletionFunc("write-out", oneOf(formats()...))
+	root.AddGroup(
+		&cobra.Group{ID: groupKV, Title: "Key-value commands"},
+		&cobra.Group{ID: groupMaintenance, Title: "Cluster maintenance commands"},
+		&cobra.Group{ID: groupConcurrency, Title: "Concurrency commands"},
+		&cobra.Group{ID: groupUtility, Title: "Utility commands"},
+	)
+	grouped := func(group string, cmds ...*cobra.Command) {
+		for _, cmd := range cmds {
+			cmd.GroupID = group
+			root.AddCommand(cmd)
+		}
+	}
+	grouped(groupKV, c.get(), c.put(), c.del(), c.compaction())
+	grouped(groupUtility, c.version(), c.completion(), c.options(root))
+	root.SetHelpCommandGroupID(groupUtility)
+	tidyHelp(root)
+	return root
+}
+
+// tidyHelp keeps the global flags out of every command's help; the command "options" shows them.
+func tidyHelp(root *cobra.Command) {
+	root.PersistentFlags().VisitAll(func(f *pflag.Flag) { f.Hidden = true })
+	root.InitDefaultHelpFlag()
+	root.Flags().Lookup("help").Hidden = true
+	help := root.HelpFunc()
+	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		help(cmd, args)
+		fmt.Fprintf(cmd.OutOrStdout(), "Use %q for a list of global command-line options (applies to all commands).\n",
+			root.CommandPath()+" options")
+	})
+}
+
+// oneOf completes a flag's or argument's value.
+func oneOf(values ...string) cobra.CompletionFunc {
+	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return values, cobra.ShellCompDirectiveDefault
+	}
+}

@@ -1,0 +1,60 @@
+package ctl
+
+import (
+	"context"
+	"errors"
+)
+
+// Exit statuses, those of etcdctl.
+const (
+	// ExitError is any failure without a status of its own.
+	ExitError = 1
+	// ExitBadConnection is a client that could not be made, or a lease that could not be asked about.
+	ExitBadConnection = 2
+	// ExitInvalidInput is nonsense on standard input (txn, watch -i).
+	ExitInvalidInput = 3
+	// ExitBadFeature is a flag's value, or an output format, that does not exist here.
+	ExitBadFeature = 4
+	// ExitInterrupted is a watch or a snapshot that ended early.
+	ExitInterrupted = 5
+	// ExitBadArgs is wrong arguments or flags that contradict each other.
+	ExitBadArgs = 128
+)
+
+// exitError is an error with the exit status that it leads to.
+type exitError struct {
+	code int
+	err  error // nil if everything was said already
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+// ExitCode is the process's exit status.
+func (e *exitError) ExitCode() int { return e.code }
+
+func exit(code int, err error) error { return &exitError{code, err} }
+
+// badArgs is a plain error about arguments.
+func badArgs(text string) error { return exit(ExitBadArgs, errors.New(text)) }
+
+// withCode gives err a status, unless it has one.
+func withCode(code int, err error) error {
+	var e *exitError
+	if err == nil || errors.As(err, &e) {
+		return err
+	}
+	return exit(code, err)
+}
+
+// timedOut is the end of a command's time. The client names the failure that it was busy with; the last line of the
+// output is the bare reason, and what is behind it goes to the log.
+func timedOut(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) && err != context.DeadlineExceeded
+}
