@@ -17,7 +17,7 @@ import (
 type Raft interface {
 	// Step takes a message from another member and owns it from then on.
 	Step(ctx context.Context, m *raftpb.Message) error
-	// IsIDRemoved reports whether a member has been removed from the cluster for good.
+	// IsIDRemoved reports whether a member has been removed from the cluster for good. It is asked for every message.
 	IsIDRemoved(id uint64) bool
 	// ReportUnreachable tells that messages to a member were lost.
 	ReportUnreachable(id uint64)

@@ -45,6 +45,10 @@ func (c *timedConn) Write(p []byte) (int, error) {
 
 // roundTripper returns a client for connections with these timeouts.
 func (t *Transport) roundTripper(read, write, header time.Duration, idle int) *http.Transport {
+	tlsConfig := t.cfg.TLS.Clone()
+	if tlsConfig != nil {
+		tlsConfig.NextProtos = nil // the protocol is HTTP/1
+	}
 	dialer := &net.Dialer{Timeout: t.cfg.DialTimeout, KeepAlive: 30 * time.Second}
 	return &http.Transport{
 		Proxy: http.ProxyFromEnvironment,
@@ -55,7 +59,7 @@ func (t *Transport) roundTripper(read, write, header time.Duration, idle int) *h
 			}
 			return &timedConn{Conn: c, read: read, write: write}, nil
 		},
-		TLSClientConfig:       t.cfg.TLS.Clone(),
+		TLSClientConfig:       tlsConfig,
 		TLSHandshakeTimeout:   10 * time.Second,
 		ResponseHeaderTimeout: header,
 		MaxIdleConnsPerHost:   idle,

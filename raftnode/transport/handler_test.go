@@ -93,7 +93,7 @@ func TestRemovedMember(t *testing.T) {
 	case <-time.After(5 * time.Second):
 		t.Fatal("not told")
 	}
-	require.Eventually(t, func() bool { return a.tr.ActivePeers() == 0 }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return a.tr.ActivePeers() == 0 }, 15*time.Second, 5*time.Millisecond)
 	a.tr.Send([]*raftpb.Message{message(raftpb.MsgApp, 1, 2)})
 	time.Sleep(20 * time.Millisecond)
 	require.Empty(t, b.raft.messages())
@@ -106,7 +106,7 @@ func TestOtherCluster(t *testing.T) {
 	a.tr.AddPeer(2, []string{b.url()})
 	b.tr.AddPeer(1, []string{a.url()})
 	a.tr.Send([]*raftpb.Message{message(raftpb.MsgApp, 1, 2)})
-	require.Eventually(t, func() bool { n, _ := a.raft.reports(); return n > 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { n, _ := a.raft.reports(); return n > 0 }, 15*time.Second, time.Millisecond)
 	_, err := a.tr.peer(2).dial(messageStream)
 	require.ErrorIs(t, err, ErrClusterIDMismatch)
 	err = a.tr.peer(2).post(a.tr.postClient, raftPath, "", bytes.NewReader(nil), 0)
@@ -174,5 +174,5 @@ func TestGarbageOnEveryPath(t *testing.T) {
 		}
 	}
 	a.tr.Send([]*raftpb.Message{numbered(raftpb.MsgApp, 1, 2, 5)})
-	require.Eventually(t, func() bool { return len(b.raft.messages()) == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(b.raft.messages()) == 1 }, 15*time.Second, time.Millisecond)
 }

@@ -46,8 +46,8 @@ func TestSendSnapshot(t *testing.T) {
 	require.Equal(t, 1.0, a.metric("etcd_network_snapshot_send_success"))
 	require.Equal(t, 1.0, a.metric("etcd_network_snapshot_send_total_duration_seconds"))
 	require.Zero(t, a.metric("etcd_network_snapshot_send_inflights_total"))
-	require.Eventually(t, func() bool { return b.metric("etcd_network_snapshot_receive_success") == 1 }, 5*time.Second, time.Millisecond)
-	require.Eventually(t, func() bool { return b.metric("etcd_network_snapshot_receive_inflights_total") == 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return b.metric("etcd_network_snapshot_receive_success") == 1 }, 15*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return b.metric("etcd_network_snapshot_receive_inflights_total") == 0 }, 15*time.Second, time.Millisecond)
 }
 
 // TestSendSnapshotWithoutDB sends a MsgSnap through Send, as raft does for members that keep no database.
@@ -73,7 +73,7 @@ func TestSendSnapshotFailures(t *testing.T) {
 		"the transport is stopped":     {prepare: func(a, _ *member) { a.tr.Stop() }},
 		"the database ends early":      {db: strings.NewReader("short")},
 		"the database cannot be read":  {db: io.MultiReader(strings.NewReader("part"), failingReader{})},
-		"the receiver is someone else": {prepare: func(_, b *member) { b.tr.cfg.ID = 3 }},
+		"the receiver is someone else": {prepare: func(a, _ *member) { a.tr.UpdatePeer(2, []string{newMember(a.t, 3).url()}) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := newMember(t, 1), newMember(t, 2)
@@ -114,7 +114,7 @@ func TestStopDuringSnapshot(t *testing.T) {
 			a.tr.SendSnapshot(snapshotMessage(1, 2, 42), pr, 1<<20)
 			_, err := pw.Write([]byte("beginning"))
 			require.NoError(t, err)
-			require.Eventually(t, func() bool { return b.metric("etcd_network_snapshot_receive_inflights_total") == 1 }, 5*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return b.metric("etcd_network_snapshot_receive_inflights_total") == 1 }, 15*time.Second, time.Millisecond)
 			start := time.Now()
 			switch who {
 			case "sender":
@@ -141,7 +141,7 @@ func TestBlockedDatabase(t *testing.T) {
 	pr, pw := io.Pipe()
 	defer pw.Close()
 	a.tr.SendSnapshot(snapshotMessage(1, 2, 42), pr, 1<<20)
-	require.Eventually(t, func() bool { return a.metric("etcd_network_snapshot_send_inflights_total") == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return a.metric("etcd_network_snapshot_send_inflights_total") == 1 }, 15*time.Second, time.Millisecond)
 	a.tr.RemovePeer(2)
 	a.awaitSnapshotReport("2 true")
 	_, err := pw.Write([]byte("x"))

@@ -245,7 +245,7 @@ func (t *Transport) enter() bool {
 }
 
 // Stop ends all connections and returns when nothing of the transport runs any more: no method of Raft is called after
-// that. Requests that still come are refused.
+// that. Requests that still come are refused. It must not be called from within Step.
 func (t *Transport) Stop() {
 	t.mu.Lock()
 	t.stopped = true

@@ -3,12 +3,14 @@ package transport
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -109,7 +111,7 @@ func (s *fakeSnapshots) db(index uint64) []byte {
 
 // member is a transport behind a server.
 type member struct {
-	t     *testing.T
+	t     testing.TB
 	id    uint64
 	tr    *Transport
 	raft  *fakeRaft
@@ -119,7 +121,7 @@ type member struct {
 	addr  string
 }
 
-func newMember(t *testing.T, id uint64, change ...func(*Config)) *member {
+func newMember(t testing.TB, id uint64, change ...func(*Config)) *member {
 	t.Helper()
 	m := &member{
 		t: t, id: id, reg: prometheus.NewRegistry(), snaps: &fakeSnapshots{dbs: map[uint64][]byte{}},
@@ -146,13 +148,22 @@ func newMember(t *testing.T, id uint64, change ...func(*Config)) *member {
 	return m
 }
 
-func (m *member) url() string { return "http://" + m.addr }
+func (m *member) url() string {
+	if m.tr != nil && m.tr.cfg.TLS != nil {
+		return "https://" + m.addr
+	}
+	return "http://" + m.addr
+}
 
 func (m *member) listen(l net.Listener) {
 	m.srv = httptest.NewUnstartedServer(m.tr.Handler())
 	m.srv.Listener.Close()
 	m.srv.Listener = l
-	m.srv.Start()
+	if m.tr.cfg.TLS != nil {
+		m.srv.StartTLS()
+	} else {
+		m.srv.Start()
+	}
 }
 
 func (m *member) stopServer() {
@@ -166,12 +177,12 @@ func (m *member) restartServer() {
 		var err error
 		l, err = net.Listen("tcp", m.addr)
 		return err == nil
-	}, 5*time.Second, 10*time.Millisecond)
+	}, 15*time.Second, 10*time.Millisecond)
 	m.listen(l)
 }
 
 // connect makes members peers of each other and waits until all streams are up.
-func connect(t *testing.T, members ...*member) {
+func connect(t testing.TB, members ...*member) {
 	t.Helper()
 	for _, a := range members {
 		for _, b := range members {
@@ -204,12 +215,12 @@ func (m *member) streaming(to uint64) bool {
 
 func (m *member) awaitStreams(to uint64) {
 	m.t.Helper()
-	require.Eventually(m.t, func() bool { return m.streaming(to) }, 5*time.Second, 2*time.Millisecond)
+	require.Eventually(m.t, func() bool { return m.streaming(to) }, 15*time.Second, 2*time.Millisecond)
 }
 
 func (m *member) awaitMessages(n int) []*raftpb.Message {
 	m.t.Helper()
-	require.Eventually(m.t, func() bool { return len(m.raft.messages()) >= n }, 5*time.Second, 2*time.Millisecond)
+	require.Eventually(m.t, func() bool { return len(m.raft.messages()) >= n }, 15*time.Second, 2*time.Millisecond)
 	require.Len(m.t, m.raft.messages(), n)
 	return m.raft.messages()
 }
@@ -220,7 +231,7 @@ func (m *member) awaitSnapshotReport(want string) {
 	require.Eventually(m.t, func() bool {
 		_, got = m.raft.reports()
 		return len(got) > 0
-	}, 5*time.Second, 2*time.Millisecond)
+	}, 15*time.Second, 2*time.Millisecond)
 	require.Equal(m.t, []string{want}, got)
 }
 
@@ -304,7 +315,7 @@ func TestMessagesOfAllTypes(t *testing.T) {
 	require.Positive(t, a.metric("etcd_network_peer_sent_bytes_total"))
 	require.Positive(t, b.metric("etcd_network_peer_received_bytes_total"))
 	require.Equal(t, 2.0, a.metric("etcd_network_active_peers"))
-	require.Eventually(t, func() bool { return a.metric("etcd_network_peer_round_trip_time_seconds") > 1 }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return a.metric("etcd_network_peer_round_trip_time_seconds") > 1 }, 15*time.Second, 5*time.Millisecond)
 }
 
 func TestOrderAndContentOfAppends(t *testing.T) {
@@ -324,7 +335,8 @@ func TestOrderAndContentOfAppends(t *testing.T) {
 }
 
 func TestLargeMessage(t *testing.T) {
-	a, b := newMember(t, 1), newMember(t, 2)
+	patient := func(c *Config) { c.ReadTimeout = 5 * time.Second } // under the race detector, encoding alone may take a second
+	a, b := newMember(t, 1, patient), newMember(t, 2, patient)
 	connect(t, a, b)
 	want := appendMessage(5, 5, 100, 100, entry(5, 101, strings.Repeat("x", 20<<20)))
 	a.tr.Send([]*raftpb.Message{want})
@@ -378,7 +390,7 @@ func TestSilentStreamIsGivenUp(t *testing.T) {
 		n := 0
 		dials.Range(func(any, any) bool { n++; return true })
 		return n > 4
-	}, 5*time.Second, 5*time.Millisecond)
+	}, 15*time.Second, 5*time.Millisecond)
 	a.tr.RemovePeer(2)
 	require.Positive(t, a.metric("etcd_network_disconnected_peers_total"))
 }
@@ -392,7 +404,7 @@ func TestReconnectAfterServerRestart(t *testing.T) {
 	require.Eventually(t, func() bool {
 		n, _ := b.raft.reports()
 		return n == int(streamKinds) && !b.streaming(1)
-	}, 5*time.Second, 5*time.Millisecond)
+	}, 15*time.Second, 5*time.Millisecond)
 	b.tr.Send([]*raftpb.Message{numbered(raftpb.MsgApp, 2, 1, 76)})
 	a.tr.Send([]*raftpb.Message{numbered(raftpb.MsgApp, 1, 2, 76)})
 	a.awaitMessages(1)
@@ -414,7 +426,7 @@ func TestReconnectAfterRestart(t *testing.T) {
 		a.tr.Send([]*raftpb.Message{numbered(raftpb.MsgHeartbeat, 1, 2, 1)})
 		n, _ := a.raft.reports()
 		return n > int(streamKinds) && a.tr.ActivePeers() == 0
-	}, 5*time.Second, 10*time.Millisecond)
+	}, 15*time.Second, 10*time.Millisecond)
 	require.Equal(t, 1.0, a.metric("etcd_network_disconnected_peers_total"))
 	require.Zero(t, a.metric("etcd_network_active_peers"))
 
@@ -424,13 +436,13 @@ func TestReconnectAfterRestart(t *testing.T) {
 	require.NoError(t, err)
 	b.restartServer()
 	connect(t, b, a)
-	require.Eventually(t, func() bool { return a.tr.ActivePeers() == 1 }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return a.tr.ActivePeers() == 1 }, 15*time.Second, 5*time.Millisecond)
 	before := len(b.raft.messages())
 	a.tr.Send([]*raftpb.Message{numbered(raftpb.MsgApp, 1, 2, 77)})
 	require.Eventually(t, func() bool {
 		got := b.raft.messages()
 		return len(got) > before && got[len(got)-1].GetIndex() == 77
-	}, 5*time.Second, 5*time.Millisecond)
+	}, 15*time.Second, 5*time.Millisecond)
 }
 
 func TestUpdatePeer(t *testing.T) {
@@ -517,7 +529,7 @@ func TestStalledReader(t *testing.T) {
 				defer o.mu.Unlock()
 				return o.conn != nil
 			}
-			require.Eventually(t, up, 5*time.Second, time.Millisecond)
+			require.Eventually(t, up, 15*time.Second, time.Millisecond)
 			big := appendMessage(5, 5, 100, 100, entry(5, 101, strings.Repeat("x", 32<<20)))
 			a.tr.Send([]*raftpb.Message{big})
 			if stop {
@@ -527,10 +539,49 @@ func TestStalledReader(t *testing.T) {
 				require.Less(t, time.Since(start), 2*time.Second)
 				return
 			}
-			require.Eventually(t, func() bool { return !up() }, 5*time.Second, 5*time.Millisecond)
+			require.Eventually(t, func() bool { return !up() }, 15*time.Second, 5*time.Millisecond)
 			n, _ := a.raft.reports()
 			require.Positive(t, n)
 		})
+	}
+}
+
+func TestTLS(t *testing.T) {
+	secure := func(c *Config) { c.TLS = &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}} }
+	a, b := newMember(t, 1, secure), newMember(t, 2, secure)
+	connect(t, a, b)
+	a.tr.Send([]*raftpb.Message{message(raftpb.MsgApp, 1, 2), message(raftpb.MsgHeartbeat, 1, 2)})
+	b.awaitMessages(2)
+	a.tr.SendSnapshot(snapshotMessage(1, 2, 42), io.NopCloser(strings.NewReader("database")), 8)
+	a.awaitSnapshotReport("2 false")
+	require.Equal(t, "database", string(b.snaps.db(42)))
+}
+
+func BenchmarkAppends(b *testing.B) {
+	from, to := newMember(b, 1), newMember(b, 2)
+	connect(b, from, to)
+	data := strings.Repeat("x", 256)
+	msgs := make([]*raftpb.Message, b.N)
+	for i := range msgs {
+		n := uint64(i)
+		msgs[i] = appendMessage(5, 5, n, n, entry(5, n+1, data))
+	}
+	received := func() int {
+		to.raft.mu.Lock()
+		defer to.raft.mu.Unlock()
+		return len(to.raft.got)
+	}
+	b.SetBytes(256)
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i, m := range msgs {
+		for i-received() > streamQueue/2 {
+			runtime.Gosched()
+		}
+		from.tr.Send([]*raftpb.Message{m})
+	}
+	for received() < b.N {
+		runtime.Gosched()
 	}
 }
 
