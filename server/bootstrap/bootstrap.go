@@ -39,6 +39,7 @@ import (
 	"github.com/keelson-io/keelson/raftnode"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/membership"
+	"github.com/keelson-io/keelson/server/replica"
 	"github.com/keelson-io/keelson/wal"
 	"github.com/keelson-io/keelson/wal/snap"
 )
@@ -199,7 +200,7 @@ func (r *Result) openState(cfg *config.Config, env Env, marker *walpb.Snapshot) 
 	if err := checkState(r.Backend); err != nil {
 		return fmt.Errorf("data directory %s: %w", cfg.DataDir, err)
 	}
-	r.Members, err = membership.Load(membership.Config{MaxLearners: cfg.Bootstrap.MaxLearners, Logger: env.Logger}, Buckets{r.Backend})
+	r.Members, err = membership.Load(membership.Config{MaxLearners: cfg.Bootstrap.MaxLearners, Logger: env.Logger, Registerer: env.Registerer}, replica.Tables{Backend: r.Backend})
 	return err
 }
 
@@ -257,7 +258,7 @@ func checkState(be *backend.Backend) error {
 
 // newcomer finds the cluster of a member without a log.
 func newcomer(ctx context.Context, cfg *config.Config, env Env) (*membership.Cluster, uint64, []*membership.Member, error) {
-	mcfg := membership.Config{MaxLearners: cfg.Bootstrap.MaxLearners, Logger: env.Logger}
+	mcfg := membership.Config{MaxLearners: cfg.Bootstrap.MaxLearners, Logger: env.Logger, Registerer: env.Registerer}
 	cl, err := membership.NewFromInitialCluster(mcfg, cfg.Bootstrap.ClusterToken, cfg.Bootstrap.Cluster)
 	if err != nil {
 		return nil, 0, nil, err
@@ -286,7 +287,9 @@ func newcomer(ctx context.Context, cfg *config.Config, env Env) (*membership.Clu
 	return cl, cl.MemberByName(cfg.Name).ID, running.Members(), nil
 }
 
-func bootstrapTimeout(cfg *config.Config) time.Duration { return min(cfg.RequestTimeout(), time.Second) }
+func bootstrapTimeout(cfg *config.Config) time.Duration {
+	return min(cfg.RequestTimeout(), time.Second)
+}
 
 // begin creates the files of a member without a log.
 func (r *Result) begin(cfg *config.Config, env Env) (err error) {
@@ -313,7 +316,7 @@ func (r *Result) begin(cfg *config.Config, env Env) (err error) {
 	}
 	r.Members.SetIDs(r.MemberID, r.Members.ClusterID())
 	env.Logger.Info("starting local member", zap.String("cluster-id", hex(r.Members.ClusterID())), zap.String("local-member-id", hex(r.MemberID)))
-	return r.Members.Attach(Buckets{r.Backend})
+	return r.Members.Attach(replica.Tables{Backend: r.Backend})
 }
 
 func (r *Result) raftPeers() ([]raft.Peer, error) {

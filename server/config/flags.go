@@ -147,7 +147,9 @@ func (c *Config) logFlags(fs *pflag.FlagSet) {
 	fs.Var(list{&c.Listen.MetricsURLs}, "listen-metrics-urls", "Comma-separated further URLs to serve /metrics and /health on.")
 }
 
-func envName(flag string) string { return "ETCD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_")) }
+func envName(flag string) string {
+	return "ETCD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
 
 func lookup(environ []string, name string) string {
 	for _, kv := range environ {

@@ -177,6 +177,20 @@ func (p *Proposer) Take(id uint64) *Waiter {
 // Deliver wakes a waiter that was taken. It never blocks.
 func (w *Waiter) Deliver(res apply.Result) { w.done <- res }
 
+// RaiseNoSpace proposes this member's NOSPACE alarm and delivers res to w (if any) once that is done. It does not block.
+func (p *Proposer) RaiseNoSpace(w *Waiter, res apply.Result) {
+	p.stopped.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), p.cfg.Timeout)
+		defer cancel()
+		_, _ = p.Do(ctx, &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{
+			MemberID: p.cfg.MemberID, Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_NOSPACE,
+		}})
+		if w != nil {
+			w.Deliver(res)
+		}
+	})
+}
+
 // expire closes the channels of waiters that are past their time.
 func (p *Proposer) expire() {
 	const step = 100 * time.Millisecond

@@ -1,0 +1,42 @@
+package server
+
+import (
+	"runtime"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.etcd.io/etcd/api/v3/version"
+
+	"github.com/keelson-io/keelson/server/config"
+	"github.com/keelson-io/keelson/server/membership"
+)
+
+// registerMetrics registers what no part of the member owns. Names are etcd's.
+func registerMetrics(reg prometheus.Registerer, cfg *config.Config, m *member) {
+	gauge := func(name, help string, value func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "etcd", Subsystem: "server", Name: name, Help: help}, value)
+	}
+	fixed := func(name, help, label, value string) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: "etcd", Subsystem: "server", Name: name, Help: help, ConstLabels: prometheus.Labels{label: value},
+		}, func() float64 { return 1 })
+	}
+	reg.MustRegister(
+		gauge("proposals_pending", "The current number of pending proposals to commit.", func() float64 { return float64(m.proposer.Pending()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: "etcd", Subsystem: "server", Name: "proposals_failed_total", Help: "The total number of failed proposals seen.",
+		}, func() float64 { return float64(m.proposer.Failed()) }),
+		gauge("quota_backend_bytes", "Current backend storage quota size in bytes.", func() float64 { return float64(m.quota.Limit()) }),
+		fixed("id", "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID.", "server_id", membership.FormatID(m.boot.MemberID)),
+		fixed("version", "Which version is running. 1 for 'server_version' label with current version.", "server_version", version.Version),
+		fixed("go_version", "Which Go version server is running with. 1 for 'server_go_version' label with current version.", "server_go_version", runtime.Version()),
+	)
+}
+
+// clientRequests counts requests by their kind and the client's API version.
+func clientRequests(reg prometheus.Registerer) func(kind, version string) {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "etcd", Subsystem: "server", Name: "client_requests_total", Help: "The total number of client requests per client version.",
+	}, []string{"type", "client_api_version"})
+	reg.MustRegister(c)
+	return func(kind, version string) { c.WithLabelValues(kind, version).Inc() }
+}

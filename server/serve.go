@@ -1,0 +1,249 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/http"
+	"time"
+
+	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
+	"github.com/prometheus/client_golang/prometheus"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/keelson-io/keelson/mvcc"
+	"github.com/keelson-io/keelson/server/config"
+	"github.com/keelson-io/keelson/server/httpapi"
+	"github.com/keelson-io/keelson/server/listen"
+	"github.com/keelson-io/keelson/server/rpc"
+)
+
+// doors are the listeners of a member and the servers behind them.
+type doors struct {
+	peers, clients, http, metrics []net.Listener
+
+	splitters []*listen.Splitter
+	servers   []*http.Server
+	grpc      *grpc.Server
+}
+
+func openDoors(cfg *config.Config) (*doors, error) {
+	d := &doors{}
+	o := listen.Options{ReusePort: cfg.Listen.ReusePort, ReuseAddress: cfg.Listen.ReuseAddress}
+	for _, want := range []struct {
+		urls []string
+		to   *[]net.Listener
+	}{
+		{cfg.Listen.PeerURLs, &d.peers},
+		{cfg.Listen.ClientURLs, &d.clients},
+		{cfg.Listen.ClientHTTPURLs, &d.http},
+		{cfg.Listen.MetricsURLs, &d.metrics},
+	} {
+		for _, url := range want.urls {
+			l, err := listen.Open(url, o)
+			if err != nil {
+				d.close()
+				return nil, err
+			}
+			*want.to = append(*want.to, l)
+		}
+	}
+	return d, nil
+}
+
+// headerTimeout is how long a request's header may take.
+const headerTimeout = 5 * time.Second
+
+func (d *doors) serveHTTP(l net.Listener, h http.Handler, fail func(error)) {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: headerTimeout}
+	d.servers = append(d.servers, srv)
+	go func() {
+		if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+			fail(fmt.Errorf("serving %s: %w", l.Addr(), err))
+		}
+	}()
+}
+
+func (d *doors) servePeers(h http.Handler, fail func(error)) {
+	for _, l := range d.peers {
+		d.serveHTTP(l, h, fail)
+	}
+}
+
+func (d *doors) serveMetrics(h http.Handler, fail func(error)) {
+	for _, l := range d.metrics {
+		d.serveHTTP(l, h, fail)
+	}
+}
+
+// serveClients serves gRPC, and HTTP on the same port unless it has ports of its own.
+func (d *doors) serveClients(g *grpc.Server, h http.Handler, fail func(error)) {
+	d.grpc = g
+	serve := func(l net.Listener) {
+		if err := g.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) && !errors.Is(err, net.ErrClosed) {
+			fail(fmt.Errorf("serving %s: %w", l.Addr(), err))
+		}
+	}
+	for _, l := range d.clients {
+		if len(d.http) > 0 {
+			go serve(l)
+			continue
+		}
+		s := listen.Split(l)
+		d.splitters = append(d.splitters, s)
+		go s.Run()
+		go serve(s.GRPC())
+		d.serveHTTP(s.HTTP(), h, fail)
+	}
+	for _, l := range d.http {
+		d.serveHTTP(l, h, fail)
+	}
+}
+
+// drainClients lets the calls under way end; streams are ended by force when ctx does, or after a moment.
+func (d *doors) drainClients(ctx context.Context) {
+	if d.grpc == nil {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		d.grpc.GracefulStop()
+		close(done)
+	}()
+	t := time.NewTimer(drainTimeout)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	d.grpc.Stop()
+	<-done
+}
+
+// drainTimeout is how long calls under way may take when the member stops. Watches never end by themselves.
+const drainTimeout = 500 * time.Millisecond
+
+func (d *doors) close() {
+	for _, s := range d.servers {
+		_ = s.Close()
+	}
+	for _, s := range d.splitters {
+		_ = s.Close()
+	}
+	for _, ls := range [][]net.Listener{d.peers, d.clients, d.http, d.metrics} {
+		for _, l := range ls {
+			_ = l.Close()
+		}
+	}
+}
+
+// peerClient is for single requests to other members.
+func peerClient() *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		DialContext:           (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		ResponseHeaderTimeout: 10 * time.Second,
+		MaxIdleConnsPerHost:   16,
+		IdleConnTimeout:       30 * time.Second,
+	}}
+}
+
+// services are what clients talk to.
+type services struct {
+	grpc    *grpc.Server
+	http    http.Handler
+	metrics http.Handler
+	guard   *rpc.Guard
+}
+
+// grpcOverhead is what a message may be larger than the request in it, in bytes.
+const grpcOverhead = 512 << 10
+
+func newServices(cfg *config.Config, m *member, reg *prometheus.Registry) *services {
+	guard := rpc.NewGuard(rpc.GuardConfig{
+		Lead: m.node.Lead, IsLearner: m.boot.Members.IsLearner, Election: cfg.Raft.Election, Clock: m.env.Clock,
+		Called: clientRequests(reg),
+	})
+	calls := grpcprom.NewServerMetrics()
+	if cfg.Features.Metrics == "extensive" {
+		calls = grpcprom.NewServerMetrics(grpcprom.WithServerHandlingTimeHistogram())
+	}
+	reg.MustRegister(calls)
+	lim := &cfg.Limits
+	g := grpc.NewServer(
+		grpc.ForceServerCodecV2(rpc.NewCodec()),
+		grpc.ChainUnaryInterceptor(calls.UnaryServerInterceptor(), guard.Unary),
+		grpc.ChainStreamInterceptor(calls.StreamServerInterceptor(), guard.Stream),
+		grpc.MaxRecvMsgSize(int(lim.MaxRequestBytes)+grpcOverhead),
+		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.MaxConcurrentStreams(lim.MaxConcurrentStreams),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: lim.KeepAliveMinTime}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: lim.KeepAliveInterval, Timeout: lim.KeepAliveTimeout}),
+		grpc.SharedWriteBuffer(true),
+	)
+	registerServices(g, cfg, m)
+	calls.InitializeMetrics(g)
+	api := httpapi.Config{
+		Health: httpapi.Health{
+			Alarms: func() []*pb.AlarmMember { return m.state.Alarms.Get(pb.AlarmType_NONE) },
+			Lead:   m.node.Lead, IsLearner: m.boot.Members.IsLearner, Read: m.readOneKey, Timeout: cfg.RequestTimeout(),
+			Registerer: reg, Logger: m.env.Logger,
+		},
+		Metrics: reg, ClusterVersion: m.boot.Members.Version, StorageVersion: m.storageVersion, Pprof: cfg.Features.EnablePprof,
+	}
+	registerMetrics(reg, cfg, m)
+	return &services{grpc: g, http: httpapi.NewClient(api), metrics: httpapi.NewMetrics(api), guard: guard}
+}
+
+func registerServices(g *grpc.Server, cfg *config.Config, m *member) {
+	header := &rpc.Header{ClusterID: m.boot.Members.ClusterID(), MemberID: m.boot.MemberID, Term: m.node.Term, Rev: m.state.Store.Rev}
+	errs := rpc.NewTranslator()
+	space := &rpc.SpaceGuard{MemberID: m.boot.MemberID, Quota: m.quota, Proposer: m.proposer}
+	rpc.NewKV(rpc.KVConfig{
+		Header: header, Errors: errs, Proposer: m.proposer, Gate: m.gate, Store: m.state.Store, Leases: m.state.Leases, Space: space,
+		MaxTxnOps: int(cfg.Limits.MaxTxnOps), MaxRequestBytes: int(cfg.Limits.MaxRequestBytes),
+		Commit: func() error { return m.state.Backend().Commit() },
+	}).Register(g)
+	pb.RegisterWatchServer(g, rpc.NewWatch(rpc.WatchConfig{
+		Header: header, Hub: m.watches, MaxResponseBytes: int(cfg.Limits.MaxRequestBytes) + grpcOverhead,
+	}))
+	pb.RegisterLeaseServer(g, rpc.NewLease(rpc.LeaseConfig{
+		Header: header, Errors: errs, Proposer: m.proposer, Leases: m.leasing, Space: space,
+	}))
+	pb.RegisterClusterServer(g, rpc.NewCluster(rpc.ClusterConfig{
+		Header: header, Errors: errs, Gate: m.gate, Members: m.boot.Members.Members, Change: m.reconfig,
+	}))
+	pb.RegisterMaintenanceServer(g, rpc.NewMaintenance(rpc.MaintenanceConfig{
+		Header: header, Errors: errs, Proposer: m.proposer, Raft: m.node,
+		Backend: func() rpc.Backend { return m.state.Backend() }, Hasher: m.state.Store,
+		Alarms:     func() []*pb.AlarmMember { return m.state.Alarms.Get(pb.AlarmType_NONE) },
+		QuotaBytes: m.quota.Limit(), IsLearner: m.boot.Members.IsLearner, StorageVersion: m.storageVersion,
+		Downgrade: func() *pb.DowngradeInfo {
+			d := m.boot.Members.Downgrade()
+			return &pb.DowngradeInfo{Enabled: d.Enabled, TargetVersion: d.TargetVersion}
+		},
+		MoveLeader: m.moveLeader, Logger: m.env.Logger,
+	}))
+	hs := health.NewServer()
+	hs.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+	healthpb.RegisterHealthServer(g, hs)
+}
+
+// readOneKey is the read of the health checks.
+func (m *member) readOneKey(ctx context.Context, serializable bool) error {
+	if !serializable {
+		if err := m.gate.Wait(ctx); err != nil {
+			return err
+		}
+	}
+	txn := m.state.Store.Read()
+	defer txn.Close()
+	_, err := txn.Range([]byte{0}, []byte{0}, mvcc.RangeOptions{Limit: 1})
+	return err
+}

@@ -1,0 +1,173 @@
+// Package server is one member of the store: it builds the parts, starts them in order and stops them in reverse.
+//
+//	listeners            taken first, so that nothing is written when a port is in use
+//	bootstrap            data directory: own, of a new cluster, or of a running one that is joined
+//	state                backend, mvcc store, leases, alarms, members (server/replica)
+//	transport, consensus raftnode applies the log to the state
+//	upkeep               duties of the member (server/upkeep)
+//	services             gRPC and HTTP, once the member is known to the cluster
+//
+// # Concurrency
+//
+// Start and Stop are called once each. A member that cannot go on closes Done; Err says why.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.uber.org/zap"
+
+	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/internal/vfs"
+	"github.com/keelson-io/keelson/server/bootstrap"
+	"github.com/keelson-io/keelson/server/config"
+	"github.com/keelson-io/keelson/server/logging"
+)
+
+// stopTimeout bounds an orderly stop: handing over leadership and ending the calls under way.
+const stopTimeout = 10 * time.Second
+
+// Run runs a member until ctx ends or the member cannot go on.
+func Run(ctx context.Context, cfg *config.Config) error {
+	lg, closeLog, err := logging.New(cfg.Log)
+	if err != nil {
+		return err
+	}
+	defer closeLog()
+	s, err := Start(ctx, cfg, lg)
+	if err != nil {
+		lg.Error("failed to start", zap.Error(err))
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		lg.Info("received signal; shutting down")
+	case <-s.Done():
+	}
+	stopCtx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	return errors.Join(s.Err(), s.Stop(stopCtx))
+}
+
+// Server is a running member.
+type Server struct {
+	cfg      *config.Config
+	lg       *zap.Logger
+	registry *prometheus.Registry
+
+	doors  *doors
+	member *member
+
+	cancel context.CancelFunc // ends the background work
+	work   sync.WaitGroup
+	ready  chan struct{}
+	failed chan struct{}
+	fail   sync.Once
+	err    error
+}
+
+// Start starts a member. It returns when the member takes part in consensus; Ready tells when it serves clients.
+func Start(ctx context.Context, cfg *config.Config, lg *zap.Logger) (*Server, error) {
+	s := &Server{cfg: cfg, lg: lg, registry: prometheus.NewRegistry(), ready: make(chan struct{}), failed: make(chan struct{})}
+	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	var err error
+	if s.doors, err = openDoors(cfg); err != nil {
+		return nil, err
+	}
+	env := bootstrap.Env{
+		FS: vfs.OS, Clock: clock.Real, Peers: peerClient(), Logger: lg, Registerer: s.registry,
+		OnError: func(err error) { lg.Error("the database cannot be written", zap.Error(err)) },
+	}
+	boot, err := bootstrap.Run(ctx, cfg, env)
+	if err != nil {
+		s.doors.close()
+		return nil, err
+	}
+	background, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	if s.member, err = newMember(cfg, env, boot, s.failWith); err != nil {
+		cancel()
+		s.doors.close()
+		return nil, errors.Join(err, boot.Close())
+	}
+	s.run(background)
+	return s, nil
+}
+
+// run starts everything that was built.
+func (s *Server) run(ctx context.Context) {
+	m := s.member
+	s.doors.servePeers(m.peerHandler(), s.failWith)
+	services := newServices(s.cfg, m, s.registry)
+	s.doors.serveMetrics(services.metrics, s.failWith)
+	m.node.Start()
+	s.work.Go(func() {
+		select {
+		case <-m.node.Done():
+			if err := m.node.Err(); err != nil {
+				s.failWith(fmt.Errorf("consensus: %w", err))
+			}
+		case <-ctx.Done():
+		}
+	})
+	m.background(ctx, &s.work)
+	s.work.Go(func() { services.guard.Run(ctx.Done()) })
+	s.work.Go(func() {
+		if m.upkeep.Publish(ctx, s.cfg.Name, s.cfg.Listen.AdvertiseClientURLs) != nil {
+			return
+		}
+		s.doors.serveClients(services.grpc, services.http, s.failWith)
+		s.lg.Info("ready to serve client requests", zap.Strings("urls", s.cfg.Listen.ClientURLs))
+		close(s.ready)
+	})
+}
+
+// Ready is closed when the member serves clients.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// Done is closed when the member cannot go on.
+func (s *Server) Done() <-chan struct{} { return s.failed }
+
+// Err returns why the member could not go on, nil otherwise.
+func (s *Server) Err() error {
+	select {
+	case <-s.failed:
+		return s.err
+	default:
+		return nil
+	}
+}
+
+func (s *Server) failWith(err error) {
+	s.fail.Do(func() {
+		s.err = err
+		s.lg.Error("the member cannot go on", zap.Error(err))
+		close(s.failed)
+	})
+}
+
+// Stop drains the calls under way, hands leadership over, stops, and makes everything durable. After ctx ends it no longer
+// waits for others.
+func (s *Server) Stop(ctx context.Context) error {
+	leave := s.member.node.TransferLeadership
+	if s.member.node.IsLeader() && len(s.member.boot.Members.VotingMembers()) > 1 {
+		tctx, cancel := context.WithTimeout(ctx, 2*s.cfg.Raft.Election)
+		if err := leave(tctx, 0); err != nil {
+			s.lg.Info("leadership was not handed over before stopping", zap.Error(err))
+		}
+		cancel()
+	}
+	s.doors.drainClients(ctx)
+	s.cancel()
+	s.work.Wait()
+	err := s.member.close(ctx)
+	s.doors.close()
+	s.lg.Info("stopped")
+	return err
+}
