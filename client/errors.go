@@ -26,6 +26,8 @@ var (
 type CompactedError struct {
 	// CompactRevision is the oldest revision that a new watch may start from.
 	CompactRevision int64
+	// Header is that of the response which said so.
+	Header *ResponseHeader
 }
 
 // Error is the server's text for it.

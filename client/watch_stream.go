@@ -459,7 +459,7 @@ func (s *watchStream) canceledLocked(w *Watcher, resp *pb.WatchResponse) error {
 	err := rpctypes.Error(reason)
 	switch {
 	case resp.CompactRevision != 0:
-		err = &CompactedError{CompactRevision: resp.CompactRevision}
+		err = &CompactedError{CompactRevision: resp.CompactRevision, Header: resp.Header}
 	case resp.CancelReason == "":
 		err = status.Error(codes.Canceled, "client: the server ended the watch without a reason")
 	}

@@ -133,6 +133,21 @@ func (e *Election) Leader(ctx context.Context) (*client.GetResponse, error) {
 // The loop ends after the first error.
 func (e *Election) Observe(ctx context.Context) iter.Seq2[*client.KeyValue, error] {
 	return func(yield func(*client.KeyValue, error) bool) {
+		for resp, err := range e.ObserveResponses(ctx) {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if !yield(resp.Kvs[0], nil) {
+				return
+			}
+		}
+	}
+}
+
+// ObserveResponses is Observe with headers: each response has one key, and the header of what the server sent it in.
+func (e *Election) ObserveResponses(ctx context.Context) iter.Seq2[*client.GetResponse, error] {
+	return func(yield func(*client.GetResponse, error) bool) {
 		for {
 			resp, err := e.s.c.Get(ctx, e.prefix, client.WithFirstCreate())
 			if err != nil {
@@ -143,7 +158,7 @@ func (e *Election) Observe(ctx context.Context) iter.Seq2[*client.KeyValue, erro
 			if len(resp.Kvs) == 0 {
 				more, err = e.awaitAny(ctx, resp.Header.Revision+1)
 			} else {
-				if !yield(resp.Kvs[0], nil) {
+				if !yield(&client.GetResponse{Header: resp.Header, Kvs: resp.Kvs}, nil) {
 					return
 				}
 				more, err = e.follow(ctx, string(resp.Kvs[0].Key), resp.Header.Revision+1, yield)
@@ -172,7 +187,7 @@ func (e *Election) awaitAny(ctx context.Context, rev int64) (bool, error) {
 }
 
 // follow yields a leader's proclamations until its key is gone (true) or yield has enough (false).
-func (e *Election) follow(ctx context.Context, key string, rev int64, yield func(*client.KeyValue, error) bool) (bool, error) {
+func (e *Election) follow(ctx context.Context, key string, rev int64, yield func(*client.GetResponse, error) bool) (bool, error) {
 	w := e.s.c.Watch(ctx, key, client.WithRev(rev))
 	defer w.Close()
 	for {
@@ -184,7 +199,7 @@ func (e *Election) follow(ctx context.Context, key string, rev int64, yield func
 			if ev.Type == client.EventDelete {
 				return true, nil
 			}
-			if !yield(ev.Kv, nil) {
+			if !yield(&client.GetResponse{Header: resp.Header, Kvs: []*client.KeyValue{ev.Kv}}, nil) {
 				return false, nil
 			}
 		}

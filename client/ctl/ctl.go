@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"go.uber.org/zap"
 )
 
 const program = "etcdctl"
@@ -41,6 +42,7 @@ type ctl struct {
 	out, errs io.Writer
 	environ   []string
 	globals   globals
+	log       *zap.Logger // set by open
 }
 
 // execute runs the command that args spell.
@@ -52,8 +54,10 @@ func (c *ctl) execute(ctx context.Context, args []string) error {
 	root := c.root()
 	root.SetArgs(args)
 	root.SetIn(c.in)
-	root.SetOut(c.out)
 	root.SetErr(c.errs)
+	if c.out != os.Stdout { // or cobra's messages for standard error would follow the results
+		root.SetOut(c.out)
+	}
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return nil
@@ -102,7 +106,10 @@ func (c *ctl) root() *cobra.Command {
 			root.AddCommand(cmd)
 		}
 	}
-	grouped(groupKV, c.get(), c.put(), c.del(), c.compaction())
+	grouped(groupKV, c.get(), c.put(), c.del(), c.txn(), c.compaction(), c.watch(), c.lease())
+	grouped(groupMaintenance, c.member(), c.endpoint(), c.alarm(), c.defrag(), c.snapshot(), c.moveLeader(), c.downgrade())
+	grouped(groupConcurrency, c.lock(), c.elect())
+	grouped(groupUtility, c.makeMirror(), c.check())
 	grouped(groupUtility, c.version(), c.completion(), c.options(root))
 	root.SetHelpCommandGroupID(groupUtility)
 	tidyHelp(root)

@@ -1,9 +1,6 @@
 package ctl
 
-import (
-	"context"
-	"errors"
-)
+import "errors"
 
 // Exit statuses, those of etcdctl.
 const (
@@ -51,10 +48,4 @@ func withCode(code int, err error) error {
 		return err
 	}
 	return exit(code, err)
-}
-
-// timedOut is the end of a command's time. The client names the failure that it was busy with; the last line of the
-// output is the bare reason, and what is behind it goes to the log.
-func timedOut(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) && err != context.DeadlineExceeded
 }

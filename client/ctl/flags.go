@@ -74,7 +74,7 @@ func fromEnvironment(fs *pflag.FlagSet, environ []string, log *zap.Logger) error
 		case value == "":
 		default:
 			if err := fs.Set(f.Name, value); err != nil {
-				return exit(ExitError, fmt.Errorf("%s: %w", name, err))
+				log.Warn("ignored environment variable", zap.String("environment-variable", kv), zap.Error(err))
 			}
 		}
 	}

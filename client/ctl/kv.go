@@ -358,7 +358,7 @@ func (c *ctl) compaction() *cobra.Command {
 				ctx, cancel := s.short(ctx)
 				defer cancel()
 				if _, err := cl.Compact(ctx, rev, physical); err != nil {
-					return s.plain(err)
+					return c.plain(err)
 				}
 				fmt.Fprintln(c.out, "compacted revision", rev)
 				return nil

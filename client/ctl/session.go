@@ -20,19 +20,18 @@ type session struct {
 	c       *ctl
 	cfg     client.Config
 	printer Printer
-	log     *zap.Logger
 }
 
 // open makes the flags, with what the environment adds, into a session.
 func (c *ctl) open(cmd *cobra.Command) (*session, error) {
-	log := newLogger(c.errs, false)
+	c.log = newLogger(c.errs, false)
 	flags := cmd.Root().PersistentFlags()
-	if err := fromEnvironment(flags, c.environ, log); err != nil {
+	if err := fromEnvironment(flags, c.environ, c.log); err != nil {
 		return nil, err
 	}
 	g := &c.globals
 	if g.debug {
-		log = newLogger(c.errs, true)
+		c.log = newLogger(c.errs, true)
 		grpclog.SetLoggerV2(grpclog.NewLoggerV2WithVerbosity(c.errs, c.errs, c.errs, 4))
 		c.showFlags(flags)
 	}
@@ -43,11 +42,11 @@ func (c *ctl) open(cmd *cobra.Command) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := g.config(log)
+	cfg, err := g.config(c.log)
 	if err != nil {
 		return nil, err
 	}
-	return &session{c: c, cfg: cfg, printer: printer, log: log}, nil
+	return &session{c: c, cfg: cfg, printer: printer}, nil
 }
 
 // dial makes a client of all endpoints, or of those given. It does not wait for a connection.
@@ -73,16 +72,14 @@ func (s *session) short(ctx context.Context) (context.Context, context.CancelFun
 }
 
 // plain is what is told of an error: a call that ran out of time is that, and its cause goes to the log.
-func (s *session) plain(err error) error {
-	if timedOut(err) {
-		s.log.Warn("call did not succeed in time", zap.Error(err))
+func (c *ctl) plain(err error) error {
+	var told *exitError
+	if errors.Is(err, context.DeadlineExceeded) && err != context.DeadlineExceeded && !errors.As(err, &told) {
+		c.log.Warn("call did not succeed in time", zap.Error(err))
 		return context.DeadlineExceeded
 	}
 	return err
 }
-
-// fail is a failed call as the command's error.
-func (s *session) fail(code int, err error) error { return withCode(code, s.plain(err)) }
 
 // call runs a command that is one call, within the command timeout, and prints what it returns.
 func (c *ctl) call(cmd *cobra.Command, code int, f func(ctx context.Context, cl *client.Client) (any, error)) error {
@@ -91,7 +88,7 @@ func (c *ctl) call(cmd *cobra.Command, code int, f func(ctx context.Context, cl 
 		defer cancel()
 		result, err := f(ctx, cl)
 		if err != nil {
-			return s.fail(code, err)
+			return withCode(code, c.plain(err))
 		}
 		return s.printer.Print(result)
 	})
