@@ -11,8 +11,6 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/membershippb"
-	"go.etcd.io/raft/v3/raftpb"
-	"go.uber.org/zap"
 
 	"github.com/keelson-io/keelson/lease"
 	"github.com/keelson-io/keelson/mvcc"
@@ -139,9 +137,7 @@ func (m *member) openState() error {
 	}
 	m.state = replica.NewState(be, store, leases, alarms, m.boot.Members)
 	m.quota = quota.New(m.cfg.Backend.QuotaBytes, func() int64 { return m.state.Backend().SizeInUse() })
-	m.watches = watch.NewHub(store.Log(), store, watch.Config{
-		Logger: lg.Named("watch"), Registerer: m.env.Registerer, ProgressInterval: m.cfg.Features.WatchProgressInterval,
-	})
+	m.watches = watch.NewHub(store.Log(), store, watch.Config{Logger: lg.Named("watch"), Registerer: m.env.Registerer})
 	return nil
 }
 
@@ -165,8 +161,7 @@ func (m *member) newMachine(ref *raftRef, fail func(error)) *replica.Machine {
 			}
 			return bootstrap.Install(m.cfg, m.env, path)
 		},
-		Restored: m.watches.Restored,
-		Fatal:    fail,
+		Fatal: fail,
 		Removed: func() {
 			// A little later, so that the others hear that it was applied here.
 			time.AfterFunc(m.cfg.Raft.Election, func() {
@@ -350,6 +345,3 @@ func (m *member) close(ctx context.Context) error {
 	}
 	return err
 }
-
-var _ = zap.String
-var _ raftpb.Message

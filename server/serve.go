@@ -212,6 +212,7 @@ func registerServices(g *grpc.Server, cfg *config.Config, m *member) {
 	}).Register(g)
 	pb.RegisterWatchServer(g, rpc.NewWatch(rpc.WatchConfig{
 		Header: header, Hub: m.watches, MaxResponseBytes: int(cfg.Limits.MaxRequestBytes) + grpcOverhead,
+		ProgressInterval: cfg.Features.WatchProgressInterval, Clock: m.env.Clock,
 	}))
 	pb.RegisterLeaseServer(g, rpc.NewLease(rpc.LeaseConfig{
 		Header: header, Errors: errs, Proposer: m.proposer, Leases: m.leasing, Space: space,

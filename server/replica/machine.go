@@ -33,8 +33,6 @@ type Config struct {
 	Peers    Peers
 	// OpenSnapshot opens the backend that a snapshot from the leader brought (index: the snapshot's).
 	OpenSnapshot func(index uint64) (*backend.Backend, error)
-	// Restored is called after a snapshot has replaced the state.
-	Restored func()
 	// Fatal reports an error after which the member must stop.
 	Fatal func(error)
 	// Removed reports that this member was removed from the cluster.
@@ -291,7 +289,6 @@ func (m *Machine) Restore(snap *raftpb.Snapshot) error {
 			m.cfg.Peers.AddPeer(p.ID, p.PeerURLs)
 		}
 	}
-	m.cfg.Restored()
 	m.consistent = meta.GetIndex()
 	m.term.Store(meta.GetTerm())
 	return nil

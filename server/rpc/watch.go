@@ -1,0 +1,158 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/mvcc/watch"
+)
+
+// WatchConfig is what the Watch service needs.
+type WatchConfig struct {
+	Header           *Header
+	Hub              *watch.Hub
+	MaxResponseBytes int           // above which the responses of watches that allow it are split
+	ProgressInterval time.Duration // between progress responses of watches that want them
+	Clock            clock.Clock
+}
+
+// WatchService is etcdserverpb.Watch.
+type WatchService struct {
+	pb.UnsafeWatchServer
+	cfg WatchConfig
+}
+
+// NewWatch makes the Watch service.
+func NewWatch(cfg WatchConfig) *WatchService { return &WatchService{cfg: cfg} }
+
+// Watch serves one stream of watches.
+func (s *WatchService) Watch(stream pb.Watch_WatchServer) error {
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	ws := s.cfg.Hub.NewStream()
+	defer ws.Close()
+	// The receiver may block in Recv until this method has returned, so it is not waited for.
+	received := make(chan error, 1)
+	go func() {
+		if err := s.receive(ctx, stream, ws); err != nil { // io.EOF: no more requests, responses go on
+			received <- err
+			cancel()
+		}
+	}()
+	go s.tick(ctx, ws)
+	err := s.send(ctx, stream, ws)
+	select {
+	case err = <-received:
+	default:
+		if stream.Context().Err() != nil {
+			err = stream.Context().Err()
+		}
+	}
+	if errors.Is(err, context.Canceled) {
+		return rpctypes.ErrGRPCWatchCanceled
+	}
+	return err
+}
+
+// tick makes quiet watches report their progress. Streams do not all do so at once.
+func (s *WatchService) tick(ctx context.Context, ws *watch.Stream) {
+	interval := s.cfg.ProgressInterval + time.Duration(rand.Int64N(int64(s.cfg.ProgressInterval)/10+1))
+	t := s.cfg.Clock.NewTicker(interval)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C():
+			ws.Tick()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *WatchService) receive(ctx context.Context, stream pb.Watch_WatchServer, ws *watch.Stream) error {
+	for {
+		req, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		switch r := req.RequestUnion.(type) {
+		case *pb.WatchRequest_CreateRequest:
+			if r.CreateRequest != nil {
+				err = create(ctx, ws, r.CreateRequest)
+			}
+		case *pb.WatchRequest_CancelRequest:
+			if r.CancelRequest != nil {
+				err = ws.Cancel(ctx, r.CancelRequest.WatchId)
+			}
+		case *pb.WatchRequest_ProgressRequest:
+			if r.ProgressRequest != nil {
+				ws.RequestProgress()
+			}
+		}
+		if err != nil && !errors.Is(err, watch.ErrNotFound) {
+			return err
+		}
+	}
+}
+
+// create adds a watch. Who may watch what is to be asked here, before it exists.
+func create(ctx context.Context, ws *watch.Stream, r *pb.WatchCreateRequest) error {
+	if r.StartRevision < 0 {
+		return ws.Reject(ctx, rpctypes.ErrCompacted.Error())
+	}
+	req := watch.Request{
+		ID: r.WatchId, Key: r.Key, End: r.RangeEnd, StartRev: r.StartRevision,
+		PrevKV: r.PrevKv, Fragment: r.Fragment, Progress: r.ProgressNotify,
+	}
+	if len(req.Key) == 0 {
+		req.Key = []byte{0}
+	}
+	if len(req.End) == 0 {
+		req.End = nil
+	}
+	for _, f := range r.Filters {
+		switch f {
+		case pb.WatchCreateRequest_NOPUT:
+			req.NoPut = true
+		case pb.WatchCreateRequest_NODELETE:
+			req.NoDelete = true
+		}
+	}
+	return ws.Watch(ctx, req)
+}
+
+func (s *WatchService) send(ctx context.Context, stream pb.Watch_WatchServer, ws *watch.Stream) error {
+	for {
+		r, err := ws.Next(ctx)
+		if err != nil {
+			return err
+		}
+		h := &pb.ResponseHeader{Revision: r.Rev}
+		s.cfg.Header.FillIDs(h)
+		enc, err := newWatchEncoder(h, &r, s.cfg.Hub.Prev)
+		if err != nil {
+			return err
+		}
+		limit := 0
+		if r.Fragment {
+			limit = s.cfg.MaxResponseBytes
+		}
+		for more := true; more; {
+			var msg *encodedWatch
+			msg, more = enc.next(limit)
+			if err := stream.SendMsg(msg); err != nil {
+				return err
+			}
+		}
+	}
+}
