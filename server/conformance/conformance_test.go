@@ -8,6 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/keelson-io/keelson/server/servertest"
 )
 
 var target = flag.String("target", "", "address of a fresh member to run the scripts against, instead of the targets of the tests")
@@ -31,4 +33,23 @@ func TestTarget(t *testing.T) {
 		t.Skip("needs -target")
 	}
 	runAll(t, *target)
+}
+
+func TestKeelson(t *testing.T) {
+	runAll(t, servertest.Start(t, 1).Members[0].Client)
+}
+
+// TestKeelsonCluster runs the scripts against each member of three, so against the leader and two followers.
+func TestKeelsonCluster(t *testing.T) {
+	for i := range 3 {
+		runAll(t, servertest.Start(t, 3).Members[i].Client)
+	}
+}
+
+// TestEtcd keeps the scripts honest: what they expect is what the real etcd answers.
+func TestEtcd(t *testing.T) {
+	c := servertest.New(t, 1)
+	c.RunProgram(c.Members[0], servertest.Oracle(t, "etcd"))
+	c.WaitReady(c.Members[0])
+	runAll(t, c.Members[0].Client)
 }

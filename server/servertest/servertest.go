@@ -1,0 +1,182 @@
+// Package servertest runs members for tests: in this process, or as real binaries, alone or as a cluster, on loopback
+// ports that were free a moment ago.
+//
+// # Concurrency
+//
+// A Cluster is for one test goroutine, unless a method says otherwise.
+package servertest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/keelson-io/keelson/server"
+	"github.com/keelson-io/keelson/server/config"
+)
+
+// Quick are flags for a cluster that elects leaders in half the usual time.
+func Quick() []string { return []string{"--heartbeat-interval=50", "--election-timeout=500"} }
+
+// readyTimeout is how long a member may take until it serves.
+const readyTimeout = 30 * time.Second
+
+// Member is one member of a Cluster.
+type Member struct {
+	Name    string
+	Dir     string // data directory
+	Client  string // host:port
+	PeerURL string
+	Flags   []string
+	srv     *server.Server
+	proc    *process
+}
+
+// Cluster is some members that know each other.
+type Cluster struct {
+	t       testing.TB
+	Members []*Member
+	state   string
+	initial string
+}
+
+// New prepares a cluster of so many members without starting them. flags are further server flags.
+func New(t testing.TB, size int, flags ...string) *Cluster {
+	c := &Cluster{t: t, state: "new"}
+	var initial []string
+	for i := range size {
+		m := &Member{
+			Name: fmt.Sprintf("m%d", i+1), Dir: filepath.Join(t.TempDir(), "data"), Client: FreeAddr(t), PeerURL: "http://" + FreeAddr(t), Flags: flags,
+		}
+		c.Members = append(c.Members, m)
+		initial = append(initial, m.Name+"="+m.PeerURL)
+	}
+	c.initial = strings.Join(initial, ",")
+	t.Cleanup(func() {
+		for _, m := range c.Members {
+			c.Kill(m)
+		}
+	})
+	return c
+}
+
+// Start prepares a cluster and starts it in this process.
+func Start(t testing.TB, size int, flags ...string) *Cluster {
+	t.Helper()
+	c := New(t, size, flags...)
+	for _, m := range c.Members {
+		c.Run(m)
+	}
+	c.WaitReady(c.Members...)
+	return c
+}
+
+// FreeAddr returns a loopback address that nobody listens on.
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// Args are the flags that a member is started with.
+func (c *Cluster) Args(m *Member) []string {
+	client := "http://" + m.Client
+	return append([]string{
+		"--name=" + m.Name, "--data-dir=" + m.Dir,
+		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
+		"--listen-peer-urls=" + m.PeerURL, "--initial-advertise-peer-urls=" + m.PeerURL,
+		"--initial-cluster=" + c.initial, "--initial-cluster-state=" + c.state,
+	}, m.Flags...)
+}
+
+// Run starts a member in this process. It does not wait until the member serves.
+func (c *Cluster) Run(m *Member) {
+	c.t.Helper()
+	cfg, err := config.Parse(c.Args(m), nil)
+	require.NoError(c.t, err)
+	lg := zap.NewNop()
+	if testing.Verbose() {
+		lg = zaptest.NewLogger(c.t, zaptest.WrapOptions(zap.Fields(zap.String("member", m.Name))), zaptest.Level(zap.WarnLevel))
+	}
+	m.srv, err = server.Start(context.Background(), cfg, lg)
+	require.NoError(c.t, err)
+}
+
+// WaitReady waits until members serve.
+func (c *Cluster) WaitReady(members ...*Member) {
+	c.t.Helper()
+	timeout := time.After(readyTimeout)
+	for _, m := range members {
+		if m.srv == nil {
+			c.waitDial(m)
+			continue
+		}
+		select {
+		case <-m.srv.Ready():
+		case <-m.srv.Done():
+			require.NoError(c.t, m.srv.Err())
+		case <-timeout:
+			require.FailNow(c.t, "not ready in time", m.Name)
+		}
+	}
+}
+
+// Stop stops a member in order.
+func (c *Cluster) Stop(m *Member) {
+	c.t.Helper()
+	if m.srv != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		require.NoError(c.t, m.srv.Stop(ctx))
+		m.srv = nil
+	}
+	if m.proc != nil {
+		m.proc.terminate(c.t)
+		m.proc = nil
+	}
+}
+
+// Kill kills a process at once; a member in this process is stopped.
+func (c *Cluster) Kill(m *Member) {
+	if m.proc != nil {
+		m.proc.kill()
+		m.proc = nil
+		return
+	}
+	if m.srv != nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = m.srv.Stop(ctx)
+		m.srv = nil
+	}
+}
+
+// Addrs are the client addresses of all members.
+func (c *Cluster) Addrs() []string {
+	var out []string
+	for _, m := range c.Members {
+		out = append(out, m.Client)
+	}
+	return out
+}
+
+// Dial connects to a member.
+func (c *Cluster) Dial(m *Member) *grpc.ClientConn {
+	c.t.Helper()
+	conn, err := grpc.NewClient(m.Client, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	require.NoError(c.t, err)
+	c.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
