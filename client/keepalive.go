@@ -139,7 +139,6 @@ type keeper struct {
 	leases  map[LeaseID]*kept
 	due     dueHeap
 	out     []*kept // to be sent
-	live    bool
 	started bool
 	closed  bool
 

@@ -286,7 +286,7 @@ func (p *pool) dial(ep string, l *link) (*grpc.ClientConn, error) {
 			grpc.MaxCallRecvMsgSize(p.cfg.MaxRecvBytes),
 		),
 	}
-	if a.network == "unix" && creds.Info().ServerName == "" {
+	if a.network == "unix" && (p.cfg.TLS == nil || p.cfg.TLS.ServerName == "") {
 		opts = append(opts, grpc.WithAuthority(a.serverName))
 	}
 	if p.cfg.KeepAliveTime > 0 {

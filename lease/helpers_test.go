@@ -50,9 +50,11 @@ type handClock struct{ now time.Time }
 
 func newHandClock() *handClock { return &handClock{time.Unix(1000, 0)} }
 
-func (c *handClock) Now() time.Time                         { return c.now }
-func (c *handClock) NewTimer(d time.Duration) clock.Timer   { return clock.Real.NewTimer(24 * time.Hour) }
-func (c *handClock) NewTicker(d time.Duration) clock.Ticker { return clock.Real.NewTicker(24 * time.Hour) }
+func (c *handClock) Now() time.Time                       { return c.now }
+func (c *handClock) NewTimer(d time.Duration) clock.Timer { return clock.Real.NewTimer(24 * time.Hour) }
+func (c *handClock) NewTicker(d time.Duration) clock.Ticker {
+	return clock.Real.NewTicker(24 * time.Hour)
+}
 
 // due looks at the queue once, as Run does, and returns what it would deliver.
 func due(t *Table) (expired []ID, checks []Checkpoint, next int64) {

@@ -29,7 +29,6 @@ type script struct {
 	clock *handClock
 	rows  *memRows
 	table *Table
-	term  uint64
 }
 
 func (s *script) run(t *testing.T, d *datadriven.TestData) string {

@@ -75,7 +75,6 @@ func (a *appender) process(jobs []appendJob) error {
 type appendGroup struct {
 	hard      *raftpb.HardState
 	entries   []*raftpb.Entry
-	replaces  bool // some entries were replaced by later ones before they were written
 	own       bool // entries is a slice of the group's own
 	responses []*raftpb.Message
 	messages  int

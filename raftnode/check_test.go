@@ -25,7 +25,9 @@ func nonsense() map[string]*raftpb.Message {
 		}
 		return m
 	}
-	confChange := func(t raftpb.EntryType, data string) *raftpb.Entry { return &raftpb.Entry{Type: t.Enum(), Data: []byte(data)} }
+	confChange := func(t raftpb.EntryType, data string) *raftpb.Entry {
+		return &raftpb.Entry{Type: t.Enum(), Data: []byte(data)}
+	}
 	return map[string]*raftpb.Message{
 		"for another":            msg(raftpb.MsgApp, func(m *raftpb.Message) { m.To = new(uint64(3)) }),
 		"from nobody":            msg(raftpb.MsgApp, func(m *raftpb.Message) { m.From = nil }),
@@ -40,14 +42,26 @@ func nonsense() map[string]*raftpb.Message {
 		"responses":              msg(raftpb.MsgApp, func(m *raftpb.Message) { m.Responses = []*raftpb.Message{{}} }),
 		"proposal with a term":   msg(raftpb.MsgProp, func(m *raftpb.Message) { m.Entries = []*raftpb.Entry{{}} }),
 		"empty proposal":         msg(raftpb.MsgProp, func(m *raftpb.Message) { m.Term = nil }),
-		"bad change":             msg(raftpb.MsgProp, func(m *raftpb.Message) { m.Term, m.Entries = nil, []*raftpb.Entry{confChange(raftpb.EntryConfChange, "\xff")} }),
-		"bad change 2":           msg(raftpb.MsgProp, func(m *raftpb.Message) { m.Term, m.Entries = nil, []*raftpb.Entry{confChange(raftpb.EntryConfChangeV2, "\xff")} }),
+		"bad change": msg(raftpb.MsgProp, func(m *raftpb.Message) {
+			m.Term, m.Entries = nil, []*raftpb.Entry{confChange(raftpb.EntryConfChange, "\xff")}
+		}),
+		"bad change 2": msg(raftpb.MsgProp, func(m *raftpb.Message) {
+			m.Term, m.Entries = nil, []*raftpb.Entry{confChange(raftpb.EntryConfChangeV2, "\xff")}
+		}),
 		"unknown entry":          msg(raftpb.MsgProp, func(m *raftpb.Message) { m.Term, m.Entries = nil, []*raftpb.Entry{confChange(raftpb.EntryType(9), "")} }),
 		"read request with term": msg(raftpb.MsgReadIndex, func(m *raftpb.Message) { m.Entries = []*raftpb.Entry{{}} }),
-		"gap":                    msg(raftpb.MsgApp, func(m *raftpb.Message) { m.Index, m.LogTerm, m.Entries = new(uint64(24)), new(uint64(2)), []*raftpb.Entry{entry(2, 26)} }),
-		"backwards":              msg(raftpb.MsgApp, func(m *raftpb.Message) { m.Index, m.LogTerm, m.Entries = new(uint64(24)), new(uint64(2)), []*raftpb.Entry{entry(2, 3)} }),
-		"falling terms":          msg(raftpb.MsgApp, func(m *raftpb.Message) { m.Index, m.LogTerm, m.Entries = new(uint64(24)), new(uint64(2)), []*raftpb.Entry{entry(1, 25)} }),
-		"entries of the future":  msg(raftpb.MsgApp, func(m *raftpb.Message) { m.Index, m.LogTerm, m.Entries = new(uint64(24)), new(uint64(2)), []*raftpb.Entry{entry(3, 25)} }),
+		"gap": msg(raftpb.MsgApp, func(m *raftpb.Message) {
+			m.Index, m.LogTerm, m.Entries = new(uint64(24)), new(uint64(2)), []*raftpb.Entry{entry(2, 26)}
+		}),
+		"backwards": msg(raftpb.MsgApp, func(m *raftpb.Message) {
+			m.Index, m.LogTerm, m.Entries = new(uint64(24)), new(uint64(2)), []*raftpb.Entry{entry(2, 3)}
+		}),
+		"falling terms": msg(raftpb.MsgApp, func(m *raftpb.Message) {
+			m.Index, m.LogTerm, m.Entries = new(uint64(24)), new(uint64(2)), []*raftpb.Entry{entry(1, 25)}
+		}),
+		"entries of the future": msg(raftpb.MsgApp, func(m *raftpb.Message) {
+			m.Index, m.LogTerm, m.Entries = new(uint64(24)), new(uint64(2)), []*raftpb.Entry{entry(3, 25)}
+		}),
 		"short context":          msg(raftpb.MsgHeartbeatResp, func(m *raftpb.Message) { m.Context = []byte{1} }),
 		"snapshot of nothing":    msg(raftpb.MsgSnap, nil),
 		"snapshot of the future": msg(raftpb.MsgSnap, func(m *raftpb.Message) { m.Snapshot = snapshotAt(3, 50, 1, 2, 3) }),

@@ -277,9 +277,9 @@ func (s *testSM) Restore(snap *raftpb.Snapshot) error {
 // nullTransport drops everything.
 type nullTransport struct{}
 
-func (nullTransport) Send([]*raftpb.Message)                                      {}
+func (nullTransport) Send([]*raftpb.Message)                                    {}
 func (nullTransport) SendSnapshot(_ *raftpb.Message, db io.ReadCloser, _ int64) { _ = db.Close() }
-func (nullTransport) ActivePeers() int                                            { return 0 }
+func (nullTransport) ActivePeers() int                                          { return 0 }
 
 // emptyState is a state machine's state at index that holds nothing.
 func emptyState(index uint64) io.Reader {

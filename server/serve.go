@@ -185,7 +185,6 @@ func newServices(cfg *config.Config, m *member, reg *prometheus.Registry) *servi
 		grpc.MaxConcurrentStreams(lim.MaxConcurrentStreams),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: lim.KeepAliveMinTime}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: lim.KeepAliveInterval, Timeout: lim.KeepAliveTimeout}),
-		grpc.SharedWriteBuffer(true),
 	)
 	registerServices(g, cfg, m)
 	calls.InitializeMetrics(g)

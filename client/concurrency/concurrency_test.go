@@ -141,6 +141,7 @@ func TestMutexKeyLayout(t *testing.T) {
 	l := m2.Locker()
 	l.Unlock()
 	l.Lock()
+	require.ErrorIs(t, m.TryLock(ctx), concurrency.ErrLocked)
 	l.Unlock()
 }
 

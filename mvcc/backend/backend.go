@@ -99,7 +99,6 @@ type Backend struct {
 	unpublished batch
 	published   batch
 	flushing    batch // under way, or failed and to be tried again
-	toFlush     int   // records of the batch being flushed
 	bytes       int64 // of the window
 
 	fileMu  sync.Mutex // one flush, commit or rewriting at a time

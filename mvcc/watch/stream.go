@@ -34,7 +34,7 @@ type Request struct {
 // Response is something to tell the client.
 type Response struct {
 	ID         int64
-	Rev        int64 // the store's revision: everything that the response tells is at or before it
+	Rev        int64 // the store's revision: everything that the response tells is at or before it; 0 with CompactRev, as in etcd
 	Created    bool
 	Canceled   bool
 	Reason     string
@@ -434,7 +434,7 @@ func (s *Stream) catchUp(w *watcher, next int64) (Response, bool) {
 	}
 	if errors.Is(err, eventlog.ErrCompacted) {
 		s.drop(w)
-		return Response{ID: w.req.ID, Rev: s.hub.log.Rev(), Canceled: true, CompactRev: s.hub.history.CompactRev()}, true
+		return Response{ID: w.req.ID, Canceled: true, CompactRev: s.hub.history.CompactRev()}, true
 	}
 	if err != nil {
 		s.drop(w)
