@@ -101,7 +101,6 @@ func Create(fs vfs.FS, dir string, metadata []byte, o Options) (*Log, error) {
 		return nil, errors.Join(err, l.closeFiles())
 	}
 	l.dir = dir
-	l.regions.note(0, 0, 0, true)
 	l.next = startPipeline(fs, dir, o.SegmentBytes)
 	return l, nil
 }
