@@ -397,6 +397,11 @@ func (s *watchStream) dispatch(resp *pb.WatchResponse) error {
 		return s.createdLocked(resp)
 	case resp.Canceled:
 		if w := s.ids[resp.WatchId]; w != nil {
+			if resp.CompactRevision != 0 {
+				// Until it is cancelled, etcd counts it among the watches that are behind, and answers no
+				// progress request.
+				s.dropLocked(w)
+			}
 			w.reg.id = 0
 			delete(s.ids, resp.WatchId)
 			return s.canceledLocked(w, resp)

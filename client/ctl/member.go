@@ -3,6 +3,8 @@ package ctl
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -36,7 +38,11 @@ func (c *ctl) memberAdd() *cobra.Command {
 				if learner {
 					add = cl.MemberAddAsLearner
 				}
-				resp, err := add(ctx, strings.Split(urls, ","))
+				list, err := peerURLs(urls)
+				if err != nil {
+					return nil, err
+				}
+				resp, err := add(ctx, list)
 				return memberAdded{resp, args[0], urls}, err
 			})
 		},
@@ -93,7 +99,11 @@ func (c *ctl) memberUpdate() *cobra.Command {
 				return badArgs("member peer urls not provided")
 			}
 			return c.call(cmd, ExitError, func(ctx context.Context, cl *client.Client) (any, error) {
-				resp, err := cl.MemberUpdate(ctx, id, strings.Split(urls, ","))
+				list, err := peerURLs(urls)
+				if err != nil {
+					return nil, err
+				}
+				resp, err := cl.MemberUpdate(ctx, id, list)
 				return memberChange{resp, resp.GetHeader(), resp.GetMembers(), id, "updated in"}, err
 			})
 		},
@@ -154,4 +164,29 @@ func memberArg(args []string) (uint64, error) {
 		return 0, exit(ExitBadArgs, fmt.Errorf("bad member ID arg (%w), expecting ID in Hex", err))
 	}
 	return id, nil
+}
+
+// peerURLs splits a list of peer URLs. Servers refuse bad ones too, but do not say which and why.
+func peerURLs(list string) ([]string, error) {
+	urls := strings.Split(list, ",")
+	for _, in := range urls {
+		in = strings.TrimSpace(in)
+		u, err := url.Parse(in)
+		if err != nil {
+			return nil, err
+		}
+		switch u.Scheme {
+		case "http", "https":
+			if _, _, err := net.SplitHostPort(u.Host); err != nil {
+				return nil, fmt.Errorf("URL address does not have the form \"host:port\": %s", in)
+			}
+			if u.Path != "" {
+				return nil, fmt.Errorf("URL must not contain a path: %s", in)
+			}
+		case "unix", "unixs":
+		default:
+			return nil, fmt.Errorf("URL scheme must be http, https, unix, or unixs: %s", in)
+		}
+	}
+	return urls, nil
 }
