@@ -89,7 +89,7 @@ func (kv KV) parse() (f Fields, err error) {
 
 // Marshal makes the stored form, byte for byte as protobuf writes it: fields by number, zeros left out.
 func (f *Fields) Marshal() KV {
-	size := 10*5 + len(f.Key) + len(f.Value) + 12
+	size := sizeBytes(f.Key) + sizeInt(f.CreateRev) + sizeInt(f.ModRev) + sizeInt(f.Version) + sizeBytes(f.Value) + sizeInt(f.Lease)
 	b := make([]byte, 0, size)
 	b = appendBytes(b, fieldKey, f.Key)
 	b = appendInt(b, fieldCreate, f.CreateRev)
@@ -97,6 +97,21 @@ func (f *Fields) Marshal() KV {
 	b = appendInt(b, fieldVersion, f.Version)
 	b = appendBytes(b, fieldValue, f.Value)
 	return appendInt(b, fieldLease, f.Lease)
+}
+
+// sizeBytes and sizeInt are the sizes of fields with one-byte tags.
+func sizeBytes(v []byte) int {
+	if len(v) == 0 {
+		return 0
+	}
+	return 1 + protowire.SizeBytes(len(v))
+}
+
+func sizeInt(v int64) int {
+	if v == 0 {
+		return 0
+	}
+	return 1 + protowire.SizeVarint(uint64(v))
 }
 
 func appendBytes(b []byte, num protowire.Number, v []byte) []byte {

@@ -27,7 +27,7 @@ var (
 type Config struct {
 	CompactionBatchLimit int           // 1000: revisions removed in one step
 	CompactionSleep      time.Duration // 10ms: rest after such a step
-	EventLogBytes        int64         // 256 MiB: recent events in memory
+	EventLogBytes        int64         // 32 MiB: recent events in memory
 	Clock                clock.Clock
 	Logger               *zap.Logger
 	Registerer           prometheus.Registerer
@@ -69,7 +69,7 @@ func Open(be *backend.Backend, cfg Config, attach Attach) (*Store, error) {
 		cfg.CompactionSleep = 10 * time.Millisecond
 	}
 	if cfg.EventLogBytes == 0 {
-		cfg.EventLogBytes = 256 << 20
+		cfg.EventLogBytes = 32 << 20
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = clock.Real

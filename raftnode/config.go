@@ -133,7 +133,7 @@ type Limits struct {
 	SnapshotCount          uint64 // 10000: a snapshot every so many applied entries
 	SnapshotBytes          uint64 // 512 MiB: or every so many bytes of entries
 	SnapshotCatchUpEntries uint64 // 5000: entries before the snapshot that are kept for slow followers
-	CacheBytes             uint64 // 64 MiB: entries in memory; older ones that are still in the log are read from disk
+	CacheBytes             uint64 // 32 MiB: entries in memory; older ones that are still in the log are read from disk
 	MaxSizePerMsg          uint64 // 1 MiB: entries of one append message
 	MaxInflightMsgs        int    // 512: append messages in flight to one follower
 	MaxInflightBytes       uint64 // 64 MiB: their bytes
@@ -188,7 +188,7 @@ func (c *Config) fill() error {
 	orDefault(&l.SnapshotCount, 10000)
 	orDefault(&l.SnapshotBytes, 512<<20)
 	orDefault(&l.SnapshotCatchUpEntries, 5000)
-	orDefault(&l.CacheBytes, 64<<20)
+	orDefault(&l.CacheBytes, 32<<20)
 	orDefault(&l.MaxSizePerMsg, 1<<20)
 	orDefault(&l.MaxInflightMsgs, 512)
 	orDefault(&l.MaxInflightBytes, 64<<20)

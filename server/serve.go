@@ -162,6 +162,9 @@ type services struct {
 	guard   *rpc.Guard
 }
 
+// streamWorkers is how many calls run on goroutines that are kept; more get one of their own.
+const streamWorkers = 128
+
 // grpcOverhead is what a message may be larger than the request in it, in bytes.
 const grpcOverhead = 512 << 10
 
@@ -182,6 +185,7 @@ func newServices(cfg *config.Config, m *member, reg *prometheus.Registry) *servi
 		grpc.ChainStreamInterceptor(calls.StreamServerInterceptor(), guard.Stream),
 		grpc.MaxRecvMsgSize(int(lim.MaxRequestBytes)+grpcOverhead),
 		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.NumStreamWorkers(streamWorkers), // calls on goroutines whose stacks have grown already
 		grpc.MaxConcurrentStreams(lim.MaxConcurrentStreams),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: lim.KeepAliveMinTime}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: lim.KeepAliveInterval, Timeout: lim.KeepAliveTimeout}),
