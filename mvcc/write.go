@@ -27,6 +27,7 @@ func (s *Store) Write() *WriteTxn {
 func (t *WriteTxn) End() {
 	if t.changes > 0 {
 		t.s.now.rev++
+		t.changes = 0
 		t.s.metrics.txns.Inc()
 	}
 	if t.viewing {

@@ -45,7 +45,7 @@ type Hub struct {
 	mu      sync.Mutex
 	current *index
 	rev     int64      // up to which events have been dispatched
-	full    []*watcher // fell behind in the present round of dispatching
+	touched []*watcher // got something in the present round of dispatching
 
 	quit chan struct{}
 	done chan struct{}
@@ -89,10 +89,10 @@ func (h *Hub) run() {
 	}
 }
 
-// maxDispatch is how many events are dispatched under one lock.
+// maxDispatch is about how many events are dispatched in one round.
 const maxDispatch = 256
 
-// dispatch gives the events of a window to the current watchers.
+// dispatch gives the events of a window to the current watchers, in rounds of whole revisions.
 func (h *Hub) dispatch(w eventlog.Window) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -100,28 +100,31 @@ func (h *Hub) dispatch(w eventlog.Window) {
 		h.allBehind()
 		h.rev = w.First - 1
 	}
-	for i := w.Search(h.rev + 1); i < w.Len(); {
+	for i := w.Search(h.rev + 1); i < w.Len(); i = w.Search(h.rev + 1) {
 		last := min(i+maxDispatch, w.Len())
 		for last < w.Len() && w.At(last).Main == w.At(last-1).Main {
-			last++ // whole revisions
+			last++
 		}
 		for ; i < last; i++ {
 			ev := w.At(i)
-			h.current.visit(str(ev.Key), func(wr *watcher) { wr.offer(ev) })
+			h.current.visit(str(ev.Key), func(wr *watcher) {
+				if wr.offer(ev) {
+					h.touched = append(h.touched, wr)
+				}
+			})
 		}
+		for _, wr := range h.touched {
+			if !wr.flush() {
+				h.current.remove(wr)
+			}
+		}
+		clear(h.touched)
+		h.touched = h.touched[:0]
 		h.rev = w.At(last - 1).Main
-		h.settle()
 		h.mu.Unlock() // others may want it
 		h.mu.Lock()
 	}
 	h.rev = max(h.rev, w.Rev)
-}
-
-// settle takes the watchers whose lists were full out of the index.
-func (h *Hub) settle() {
-	for _, w := range h.overflowed() {
-		h.current.remove(w)
-	}
 }
 
 // allBehind makes every current watcher read by itself: the log no longer holds what comes next.

@@ -49,7 +49,11 @@ type watcher struct {
 	span
 	req    Request
 	stream *Stream
-	place  int // in its group; the hub's
+
+	// Under the hub's lock, while it is current:
+	place int               // in its group
+	since int64             // events before this revision are not wanted
+	batch []*eventlog.Event // of the present round of dispatching
 
 	// Under the stream's lock:
 	next    int64 // the revision to go on from: nothing before it is wanted
@@ -57,7 +61,6 @@ type watcher struct {
 	bytes   int
 	queued  bool // in the stream's list of watchers that have something to do
 	behind  bool
-	full    bool // behind, but still in the index
 	gone    bool
 	quiet   bool // nothing was sent since the last tick
 }
@@ -125,7 +128,8 @@ func (s *Stream) Watch(ctx context.Context, r Request) error {
 	s.watchers[w.req.ID] = w
 	h.metrics.watchers.Inc()
 	s.tell(Response{ID: w.req.ID, Rev: rev, Created: true})
-	if w.next > h.rev {
+	if w.next > h.rev && w.next >= h.history.CompactRev() { // the dispatcher may be a little behind the store
+		w.since = w.next
 		h.current.add(w)
 	} else {
 		w.behind = true
@@ -257,58 +261,50 @@ func (s *Stream) queue(w *watcher) {
 // drop removes a watcher; the caller holds both locks.
 func (s *Stream) drop(w *watcher) {
 	delete(s.watchers, w.req.ID)
-	if !w.behind || w.full {
-		s.hub.current.remove(w)
-		s.hub.full = slices.DeleteFunc(s.hub.full, func(o *watcher) bool { return o == w })
-	}
 	if w.behind {
 		s.hub.metrics.behind.Dec()
+	} else {
+		s.hub.current.remove(w)
 	}
 	s.hub.metrics.watchers.Dec()
 	s.hub.metrics.pending.Sub(float64(len(w.pending)))
 	w.gone, w.pending = true, nil
 }
 
-// offer gives an event to a current watcher; the caller holds the hub's lock. A watcher whose list is full falls behind,
-// by whole revisions.
-func (w *watcher) offer(ev *eventlog.Event) {
+// offer gives an event to a current watcher; the caller holds the hub's lock. It says whether it is the watcher's first in
+// this round.
+func (w *watcher) offer(ev *eventlog.Event) (first bool) {
+	if ev.Main < w.since || !w.wants(ev) {
+		return false
+	}
+	w.batch = append(w.batch, ev)
+	return len(w.batch) == 1
+}
+
+// flush moves what the watcher was offered, whole revisions, into its list; the caller holds the hub's lock. A watcher
+// whose list is full falls behind, and flush returns false.
+func (w *watcher) flush() bool {
 	s := w.stream
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if w.behind || ev.Main < w.next || !w.wants(ev) {
-		return
+	batch := w.batch
+	w.batch = nil
+	if n := len(w.pending); n > 0 && (n+len(batch) > maxPending || w.bytes > maxPendingBytes) {
+		w.next, w.behind = batch[0].Main, true
+		s.hub.metrics.behind.Inc()
+		return false
 	}
-	if len(w.pending) >= maxPending || w.bytes >= maxPendingBytes {
-		n := len(w.pending)
-		for n > 0 && w.pending[n-1].Main == ev.Main {
-			n--
-		}
-		if n > 0 { // one huge revision must fit
-			s.hub.metrics.pending.Sub(float64(len(w.pending) - n))
-			w.pending = w.pending[:n]
-			w.next, w.behind, w.full = ev.Main, true, true
-			s.hub.full = append(s.hub.full, w)
-			s.hub.metrics.behind.Inc()
-			return
-		}
+	s.hub.metrics.pending.Add(float64(len(batch)))
+	for _, ev := range batch {
+		w.bytes += len(ev.KV)
 	}
-	w.pending = append(w.pending, ev)
-	w.bytes += len(ev.KV)
-	s.hub.metrics.pending.Inc()
+	if w.pending == nil {
+		w.pending = batch
+	} else {
+		w.pending = append(w.pending, batch...)
+	}
 	s.queue(w)
-}
-
-// overflowed returns the watchers that fell behind since the last call.
-func (h *Hub) overflowed() []*watcher {
-	full := h.full
-	h.full = nil
-	for _, w := range full {
-		w.stream.mu.Lock()
-		w.full = false
-		w.stream.queue(w)
-		w.stream.mu.Unlock()
-	}
-	return full
+	return true
 }
 
 // fallBehind makes a current watcher read by itself from a revision on; the caller holds the hub's lock.
@@ -389,7 +385,7 @@ func (s *Stream) take(w *watcher) Response {
 	s.hub.metrics.pending.Sub(float64(len(w.pending)))
 	s.hub.metrics.events.Add(float64(len(w.pending)))
 	w.pending, w.bytes, w.quiet = nil, 0, false
-	if w.behind && !w.full {
+	if w.behind {
 		s.queue(w)
 	}
 	return r
@@ -444,6 +440,7 @@ func (s *Stream) catchUp(w *watcher, next int64) (Response, bool) {
 	if w.next > s.hub.rev {
 		w.behind = false
 		s.hub.metrics.behind.Dec()
+		w.since = w.next
 		s.hub.current.add(w)
 	} else {
 		s.queue(w)
