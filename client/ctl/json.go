@@ -29,7 +29,7 @@ func (p jsonFormat) Print(result any) error {
 	case *client.WatchResponse:
 		doc = watchJSON{Header: r.Header, Events: r.Events, Created: r.Created}
 	case watchEnd:
-		doc = watchJSON{Header: r.header, CompactRevision: r.compactRev, Canceled: true, CancelReason: r.reason}
+		doc = watchJSON{Header: r.header, CompactRevision: r.compactRev, Canceled: true}
 	default:
 		doc = p.lease(result)
 		if doc == nil && p.hex {

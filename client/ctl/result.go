@@ -75,7 +75,6 @@ type (
 	watchEnd struct {
 		header     *pb.ResponseHeader
 		compactRev int64
-		reason     string
 	}
 )
 

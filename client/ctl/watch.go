@@ -222,12 +222,10 @@ func (p *watchPrinter) ended(err error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	fmt.Fprintf(p.s.c.errs, "watch was canceled (%v)\n", err)
-	end := watchEnd{}
+	end := watchEnd{header: &client.ResponseHeader{}}
 	var compacted *client.CompactedError
 	if errors.As(err, &compacted) {
 		end.compactRev, end.header = compacted.CompactRevision, compacted.Header
-	} else {
-		end.reason = err.Error()
 	}
 	return p.s.printer.Print(end)
 }
