@@ -106,7 +106,8 @@ func (p *Proposer) Failed() int64 { return p.failed.Load() }
 // Do proposes a command and waits until it has been applied and published. The error says that the outcome is unknown or
 // that the command was not proposed; the command's own error is in the result. It takes ownership of r.
 func (p *Proposer) Do(ctx context.Context, r *pb.InternalRaftRequest) (apply.Result, error) {
-	gap := p.cfg.Log.Committed() - min(p.cfg.Log.Applied(), p.cfg.Log.Committed())
+	applied := p.cfg.Log.Applied() // before the other: it must not overtake it
+	gap := p.cfg.Log.Committed() - applied
 	if gap > maxGap && (r.LeaseRevoke == nil || gap > maxPriorityGap) {
 		return apply.Result{}, errdefs.ErrTooManyRequests
 	}
