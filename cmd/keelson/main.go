@@ -9,6 +9,9 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+
+	"github.com/keelson-io/keelson/client/ctl"
+	"github.com/keelson-io/keelson/server/utl"
 )
 
 // personalities maps the name that the binary is called by to a subcommand.
@@ -22,7 +25,9 @@ func main() {
 	root := command()
 	root.SetArgs(args)
 	if err := root.Execute(); err != nil {
-		fmt.Fprintln(os.Stderr, "Error:", err)
+		if err.Error() != "" { // or it was told already
+			fmt.Fprintln(os.Stderr, "Error:", err)
+		}
 		os.Exit(exitCode(err))
 	}
 }
@@ -34,7 +39,7 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(serverCommand(), versionCommand())
+	root.AddCommand(serverCommand(), ctl.Command(), utl.Command(), versionCommand())
 	return root
 }
 
