@@ -131,7 +131,7 @@ func Open(cfg Config) (*Backend, error) {
 		return nil, errors.Join(fmt.Errorf("backend: %w", err), b.db.Close())
 	}
 	b.metrics = newMetrics(b, cfg.Registerer)
-	tx, err := beginShared(b.db, &b.metrics.openReads)
+	tx, err := b.beginShared(b.db)
 	if err != nil {
 		return nil, errors.Join(err, b.db.Close())
 	}

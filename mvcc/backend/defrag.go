@@ -143,7 +143,7 @@ func (b *Backend) install(dst *fileCopy) error {
 	if err := dst.db.Sync(); err != nil {
 		return err
 	}
-	tx, err := beginShared(dst.db, &b.metrics.openReads)
+	tx, err := b.beginShared(dst.db)
 	if err != nil {
 		return err
 	}

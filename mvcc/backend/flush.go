@@ -104,7 +104,7 @@ func (b *Backend) writeBatch(tx *bbolt.Tx, todo *window) error {
 
 // advance lets readers see the file as it is now, and drops n records that are in it from the window.
 func (b *Backend) advance(n int) error {
-	tx, err := beginShared(b.db, &b.metrics.openReads)
+	tx, err := b.beginShared(b.db)
 	if err != nil {
 		return fmt.Errorf("backend: %w", err)
 	}

@@ -13,16 +13,20 @@ type sharedTx struct {
 	revs *bbolt.Bucket
 	refs atomic.Int64
 	open *atomic.Int64 // transactions that are open
+	path string
+	base uintptr // of the memory map
 }
 
-func beginShared(db *bbolt.DB, open *atomic.Int64) (*sharedTx, error) {
+func (b *Backend) beginShared(db *bbolt.DB) (*sharedTx, error) {
 	tx, err := db.Begin(false)
 	if err != nil {
 		return nil, err
 	}
-	t := &sharedTx{tx: tx, revs: tx.Bucket([]byte(Key.String())), open: open}
+	t := &sharedTx{
+		tx: tx, revs: tx.Bucket([]byte(Key.String())), open: &b.metrics.openReads, path: b.cfg.Path, base: db.Info().Data,
+	}
 	t.refs.Store(1)
-	open.Add(1)
+	t.open.Add(1)
 	return t, nil
 }
 
@@ -126,8 +130,14 @@ func (t *sharedTx) get(r Rev, tombstone bool) []byte {
 // ForEachRev calls fn for every stored revision from a given one on, in order, until fn fails. The bytes are valid until
 // Release.
 func (v View) ForEachRev(from Rev, fn func(r Rev, tombstone bool, kv []byte) error) error {
+	var ahead *readAhead
+	if from == (Rev{}) {
+		ahead = startReadAhead(v.s.tx.path, v.s.tx.base, v.s.tx.tx.Size())
+		defer ahead.end()
+	}
 	c := v.s.tx.revs.Cursor()
 	for k, kv := c.Seek(AppendKey(nil, from, false)); k != nil; k, kv = c.Next() {
+		ahead.used(k)
 		r, tombstone, err := ParseKey(k)
 		if err != nil {
 			return err

@@ -161,7 +161,7 @@ func (r *Reconfigurer) ready(id uint64) error {
 	if !ok {
 		return membership.ErrIDNotFound
 	}
-	if learner.Match < st.Progress[st.ID].Match/100*readyPercent {
+	if learner.Match*100 < st.Progress[st.ID].Match*readyPercent {
 		return errdefs.ErrLearnerNotReady
 	}
 	return nil

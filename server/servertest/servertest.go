@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -42,23 +43,22 @@ type Member struct {
 	proc    *process
 }
 
+// Done is closed when a member in this process cannot go on.
+func (m *Member) Done() <-chan struct{} { return m.srv.Done() }
+
 // Cluster is some members that know each other.
 type Cluster struct {
 	t       testing.TB
 	Members []*Member
-	state   string
 	initial string
 }
 
 // New prepares a cluster of so many members without starting them. flags are further server flags.
 func New(t testing.TB, size int, flags ...string) *Cluster {
-	c := &Cluster{t: t, state: "new"}
+	c := &Cluster{t: t}
 	var initial []string
-	for i := range size {
-		m := &Member{
-			Name: fmt.Sprintf("m%d", i+1), Dir: filepath.Join(t.TempDir(), "data"), Client: FreeAddr(t), PeerURL: "http://" + FreeAddr(t), Flags: flags,
-		}
-		c.Members = append(c.Members, m)
+	for range size {
+		m := c.newMember(flags)
 		initial = append(initial, m.Name+"="+m.PeerURL)
 	}
 	c.initial = strings.Join(initial, ",")
@@ -68,6 +68,24 @@ func New(t testing.TB, size int, flags ...string) *Cluster {
 		}
 	})
 	return c
+}
+
+// Add prepares a further member, which joins the running cluster when it is started. It must have been added to the
+// cluster before that.
+func (c *Cluster) Add(flags ...string) *Member {
+	m := c.newMember(flags)
+	c.initial += "," + m.Name + "=" + m.PeerURL
+	m.Flags = append(m.Flags, "--initial-cluster-state=existing")
+	return m
+}
+
+func (c *Cluster) newMember(flags []string) *Member {
+	m := &Member{
+		Name: fmt.Sprintf("m%d", len(c.Members)+1), Dir: filepath.Join(c.t.TempDir(), "data"), Client: FreeAddr(c.t),
+		PeerURL: "http://" + FreeAddr(c.t), Flags: slices.Clone(flags),
+	}
+	c.Members = append(c.Members, m)
+	return m
 }
 
 // Start prepares a cluster and starts it in this process.
@@ -97,7 +115,7 @@ func (c *Cluster) Args(m *Member) []string {
 		"--name=" + m.Name, "--data-dir=" + m.Dir,
 		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
 		"--listen-peer-urls=" + m.PeerURL, "--initial-advertise-peer-urls=" + m.PeerURL,
-		"--initial-cluster=" + c.initial, "--initial-cluster-state=" + c.state,
+		"--initial-cluster=" + c.initial,
 	}, m.Flags...)
 }
 
