@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/goleak"
@@ -21,7 +22,10 @@ import (
 	"github.com/keelson-io/keelson/client/internal/fakestore"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	cobra.EnablePrefixMatching = true
+	goleak.VerifyTestMain(m)
+}
 
 // buffer is a bytes.Buffer that may be read while a command writes.
 type buffer struct {

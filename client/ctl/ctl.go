@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -50,7 +51,9 @@ func (c *ctl) execute(ctx context.Context, args []string) error {
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	cobra.EnablePrefixMatching = true // "etcdctl mem li" is one of etcdctl's interfaces too
+	if !cobra.EnablePrefixMatching { // "etcdctl mem li" is one of etcdctl's interfaces too
+		cobra.EnablePrefixMatching = true
+	}
 	root := c.root()
 	root.SetArgs(args)
 	root.SetIn(c.in)
@@ -62,7 +65,8 @@ func (c *ctl) execute(ctx context.Context, args []string) error {
 	if err == nil {
 		return nil
 	}
-	if withCode(ExitError, err) != err { // not one of ours: cobra did not understand the command line
+	var ours *exitError
+	if !errors.As(err, &ours) { // cobra did not understand the command line
 		fmt.Fprintln(c.errs, "Error:", err)
 		if cmd.HasParent() || cmd.Runnable() {
 			fmt.Fprintln(c.errs, cmd.UsageString())
@@ -113,6 +117,7 @@ func (c *ctl) root() *cobra.Command {
 	grouped(groupUtility, c.version(), c.completion(), c.options(root))
 	root.SetHelpCommandGroupID(groupUtility)
 	tidyHelp(root)
+	codeErrors(root)
 	return root
 }
 
@@ -127,6 +132,16 @@ func tidyHelp(root *cobra.Command) {
 		fmt.Fprintf(cmd.OutOrStdout(), "Use %q for a list of global command-line options (applies to all commands).\n",
 			root.CommandPath()+" options")
 	})
+}
+
+// codeErrors gives all errors of commands an exit status, which those of cobra's parser do not have.
+func codeErrors(cmd *cobra.Command) {
+	if run := cmd.RunE; run != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error { return withCode(ExitError, run(cmd, args)) }
+	}
+	for _, sub := range cmd.Commands() {
+		codeErrors(sub)
+	}
 }
 
 // oneOf completes a flag's or argument's value.

@@ -26,5 +26,6 @@
 //
 // A command runs on one goroutine, except for watch -i (one printer goroutine for each watch; a lock makes responses
 // whole), endpoint health (one goroutine for each endpoint) and check (one for each simulated client). Everything is
-// over when the command returns, but for the reader of standard input.
+// over when the command returns, but for the reader of standard input. Executing a command sets cobra's global
+// EnablePrefixMatching; who executes several at once sets it beforehand.
 package ctl

@@ -44,11 +44,13 @@ value (val) and lease, whose operand is a lease in hexadecimal; the operators ar
 				if interactive {
 					r.prompt = c.out
 				}
-				txn, err := r.read(ctx, cl)
+				cmps, thens, elses, err := r.read()
 				if err != nil {
 					return err
 				}
-				resp, err := txn.Commit()
+				ctx, cancel := s.short(ctx)
+				defer cancel()
+				resp, err := cl.Txn(ctx).If(cmps...).Then(thens...).Else(elses...).Commit()
 				if err != nil {
 					return c.plain(err)
 				}
@@ -66,20 +68,15 @@ type txnReader struct {
 	prompt, warn io.Writer
 }
 
-func (r *txnReader) read(ctx context.Context, cl *client.Client) (*client.Txn, error) {
-	cmps, err := paragraph(r, "compares:", parseCompare)
-	if err != nil {
-		return nil, err
+func (r *txnReader) read() (cmps []client.Cmp, thens, elses []client.Op, err error) {
+	if cmps, err = paragraph(r, "compares:", parseCompare); err != nil {
+		return nil, nil, nil, err
 	}
-	thens, err := paragraph(r, "success requests (get, put, del):", r.parseOp)
-	if err != nil {
-		return nil, err
+	if thens, err = paragraph(r, "success requests (get, put, del):", r.parseOp); err != nil {
+		return nil, nil, nil, err
 	}
-	elses, err := paragraph(r, "failure requests (get, put, del):", r.parseOp)
-	if err != nil {
-		return nil, err
-	}
-	return cl.Txn(ctx).If(cmps...).Then(thens...).Else(elses...), nil
+	elses, err = paragraph(r, "failure requests (get, put, del):", r.parseOp)
+	return cmps, thens, elses, err
 }
 
 // paragraph parses lines up to an empty one.
