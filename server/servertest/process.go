@@ -101,3 +101,11 @@ func program(t testing.TB, name, how string) string {
 	}
 	return path
 }
+
+// Stress skips a test that belongs to the long runs, unless they were asked for.
+func Stress(t testing.TB) {
+	t.Helper()
+	if os.Getenv("KEELSON_STRESS") == "" {
+		t.Skip("KEELSON_STRESS is not set")
+	}
+}

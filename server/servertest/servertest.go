@@ -9,6 +9,7 @@ package servertest
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/keelson-io/keelson/server"
@@ -30,7 +32,7 @@ import (
 func Quick() []string { return []string{"--heartbeat-interval=50", "--election-timeout=500"} }
 
 // readyTimeout is how long a member may take until it serves.
-const readyTimeout = 30 * time.Second
+const readyTimeout = 2 * time.Minute
 
 // Member is one member of a Cluster.
 type Member struct {
@@ -99,13 +101,19 @@ func Start(t testing.TB, size int, flags ...string) *Cluster {
 	return c
 }
 
-// FreeAddr returns a loopback address that nobody listens on.
+// FreeAddr returns a loopback address that nobody listens on. Its port is below those that the system gives to outgoing
+// connections, so that it stays free while the member that owns it is down.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
+	for range 100 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(22_000)))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
+	}
+	require.FailNow(t, "no free port")
+	return ""
 }
 
 // Args are the flags that a member is started with.
@@ -193,7 +201,11 @@ func (c *Cluster) Addrs() []string {
 // Dial connects to a member.
 func (c *Cluster) Dial(m *Member) *grpc.ClientConn {
 	c.t.Helper()
-	conn, err := grpc.NewClient(m.Client, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(m.Client, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{ // a member that starts is found soon
+			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.5, MaxDelay: 500 * time.Millisecond},
+			MinConnectTimeout: time.Second,
+		}))
 	require.NoError(c.t, err)
 	c.t.Cleanup(func() { _ = conn.Close() })
 	return conn
