@@ -54,6 +54,8 @@ type member struct {
 	stopping  chan struct{}
 }
 
+var errRemoved = errors.New("the member has been permanently removed from the cluster")
+
 // raftRef is the consensus node for those who are made before it. It is set before anything runs.
 type raftRef struct{ *raftnode.Node }
 
@@ -165,7 +167,7 @@ func (m *member) newMachine(ref *raftRef, fail func(error)) *replica.Machine {
 		Removed: func() {
 			// A little later, so that the others hear that it was applied here.
 			time.AfterFunc(m.cfg.Raft.Election, func() {
-				fail(errors.New("the member has been permanently removed from the cluster"))
+				fail(errRemoved)
 			})
 		},
 		Logger: m.env.Logger.Named("apply"),

@@ -116,6 +116,13 @@ func (s *Server) run(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	})
+	s.work.Go(func() {
+		select {
+		case <-m.transport.Removed():
+			s.failWith(errRemoved)
+		case <-ctx.Done():
+		}
+	})
 	m.background(ctx, &s.work)
 	s.work.Go(func() { services.guard.Run(ctx.Done()) })
 	s.work.Go(func() {

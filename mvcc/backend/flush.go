@@ -131,7 +131,8 @@ func (b *Backend) measure() {
 	size := tx.Size()
 	b.metrics.size.Store(size)
 	stats := b.db.Stats()
-	b.metrics.inUse.Store(size - int64(stats.FreePageN)*int64(b.db.Info().PageSize))
+	free := int64(stats.FreePageN + stats.PendingPageN) // pending: free once no view needs them any more
+	b.metrics.inUse.Store(size - free*int64(b.db.Info().PageSize))
 }
 
 // roomy makes sure that the next commit does not have to grow the memory map, which would wait for all views. A page holds

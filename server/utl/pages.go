@@ -1,7 +1,9 @@
 package utl
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -30,14 +32,21 @@ type pages struct {
 	seen  []uint64
 }
 
-// walk finds out whether everything reachable from a page lies within the file, and within its page, and is reached once.
-// Whether keys are in order and pages are accounted for is bbolt's own check, which is safe after this.
-func walk(r io.ReaderAt, pageSize int64, limit, root uint64) error {
-	p := &pages{r: r, size: pageSize, limit: limit, seen: make([]uint64, limit/64+1)}
-	return p.visit(root, 0)
+// keyRange is what the keys below a branch's element are in.
+type keyRange struct {
+	from []byte // nil: no bound
+	to   []byte // exclusive; nil: no bound
 }
 
-func (p *pages) visit(id uint64, depth int) error {
+// walk finds out whether everything reachable from a page lies within the file, and within its page, is reached once, and
+// has its keys in order. It finds all that bbolt's own check of the tree does: bbolt stops that at the first fault, in a
+// way that leaves a goroutine reading the file after it was closed.
+func walk(r io.ReaderAt, pageSize int64, limit, root uint64) error {
+	p := &pages{r: r, size: pageSize, limit: limit, seen: make([]uint64, limit/64+1)}
+	return p.visit(root, keyRange{}, 0)
+}
+
+func (p *pages) visit(id uint64, in keyRange, depth int) error {
 	b, err := p.read(id)
 	if err != nil {
 		return err
@@ -45,7 +54,7 @@ func (p *pages) visit(id uint64, depth int) error {
 	if depth > maxDepth {
 		return fmt.Errorf("page %d: nested too deeply", id)
 	}
-	if err := p.elements(b, depth); err != nil {
+	if err := p.page(b, in, depth); err != nil {
 		return fmt.Errorf("page %d: %w", id, err)
 	}
 	return nil
@@ -80,8 +89,16 @@ func (p *pages) read(id uint64) ([]byte, error) {
 	return b, nil
 }
 
-// elements checks a page, and what its elements lead to.
-func (p *pages) elements(b []byte, depth int) error {
+// element is one of a page's elements.
+type element struct {
+	key   []byte
+	value []byte // of a leaf page
+	child uint64 // of a branch page
+	inner bool   // the value is a bucket
+}
+
+// page checks a page, and what its elements lead to.
+func (p *pages) page(b []byte, in keyRange, depth int) error {
 	flags, count := binary.NativeEndian.Uint16(b[8:]), int(binary.NativeEndian.Uint16(b[10:]))
 	if flags != branchFlag && flags != leafFlag {
 		return fmt.Errorf("unexpected page type (flags: %x)", flags)
@@ -89,46 +106,70 @@ func (p *pages) elements(b []byte, depth int) error {
 	if pageHeader+count*elementSize > len(b) {
 		return fmt.Errorf("%d elements do not fit", count)
 	}
-	for i := range count {
-		e := b[pageHeader+i*elementSize:]
-		if flags == branchFlag {
-			if _, err := span(e, e[0:], e[4:8]); err != nil {
-				return fmt.Errorf("element %d: %w", i, err)
-			}
-			if err := p.visit(binary.NativeEndian.Uint64(e[8:]), depth+1); err != nil {
-				return err
-			}
-			continue
-		}
-		kv, err := span(e, e[4:], e[8:12], e[12:16])
+	if flags == branchFlag && count == 0 {
+		return errors.New("a branch without elements")
+	}
+	elements := make([]element, count)
+	for i := range elements {
+		e, err := parseElement(b[pageHeader+i*elementSize:], flags)
 		if err != nil {
 			return fmt.Errorf("element %d: %w", i, err)
 		}
-		if binary.NativeEndian.Uint32(e)&bucketElement == 0 {
-			continue
+		if i > 0 && bytes.Compare(elements[i-1].key, e.key) >= 0 {
+			return fmt.Errorf("element %d: its key %x is not above the one before, %x", i, e.key, elements[i-1].key)
 		}
-		if err := p.bucket(kv[binary.NativeEndian.Uint32(e[8:]):], depth); err != nil {
+		elements[i] = e
+	}
+	if count > 0 && !in.holds(elements[0].key) || count > 0 && !in.holds(elements[count-1].key) {
+		return fmt.Errorf("its keys %x to %x are not in the range of its parent", elements[0].key, elements[count-1].key)
+	}
+	for i, e := range elements {
+		below := keyRange{e.key, in.to}
+		if i+1 < count {
+			below.to = elements[i+1].key
+		}
+		if err := p.descend(&e, below, flags, depth+1); err != nil {
 			return fmt.Errorf("element %d: %w", i, err)
 		}
-	}
-	if flags == branchFlag && count == 0 {
-		return fmt.Errorf("a branch without elements")
 	}
 	return nil
 }
 
-func (p *pages) bucket(value []byte, depth int) error {
-	if len(value) < bucketHeader {
-		return fmt.Errorf("the bucket has %d bytes only", len(value))
+func (r keyRange) holds(key []byte) bool {
+	return bytes.Compare(r.from, key) <= 0 && (r.to == nil || bytes.Compare(key, r.to) < 0)
+}
+
+func parseElement(e []byte, flags uint16) (element, error) {
+	if flags == branchFlag {
+		key, err := span(e, e[0:], e[4:])
+		return element{key: key, child: binary.NativeEndian.Uint64(e[8:])}, err
 	}
-	if root := binary.NativeEndian.Uint64(value); root != 0 {
-		return p.visit(root, depth+1)
+	both, err := span(e, e[4:], e[8:], e[12:])
+	if err != nil {
+		return element{}, err
 	}
-	inline := value[bucketHeader:]
-	if len(inline) < pageHeader || binary.NativeEndian.Uint16(inline[8:]) != leafFlag {
-		return fmt.Errorf("the bucket's contents are no page")
+	n := binary.NativeEndian.Uint32(e[8:])
+	return element{key: both[:n], value: both[n:], inner: binary.NativeEndian.Uint32(e)&bucketElement != 0}, nil
+}
+
+// descend checks what an element leads to.
+func (p *pages) descend(e *element, below keyRange, flags uint16, depth int) error {
+	switch {
+	case flags == branchFlag:
+		return p.visit(e.child, below, depth)
+	case !e.inner:
+		return nil
+	case len(e.value) < bucketHeader:
+		return fmt.Errorf("the bucket has %d bytes only", len(e.value))
 	}
-	return p.elements(inline, depth+1)
+	if root := binary.NativeEndian.Uint64(e.value); root != 0 {
+		return p.visit(root, keyRange{}, depth)
+	}
+	inline := e.value[bucketHeader:]
+	if len(inline) < pageHeader || binary.NativeEndian.Uint16(inline[8:]) != leafFlag || depth > maxDepth {
+		return errors.New("the bucket's contents are no page")
+	}
+	return p.page(inline, keyRange{}, depth)
 }
 
 // span returns the bytes that an element's position and sizes name.

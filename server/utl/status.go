@@ -75,6 +75,9 @@ func statusOf(tx *bbolt.Tx) (Status, error) {
 	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
 	live := map[string]struct{}{}
 	err := tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
+		if b == nil {
+			return fmt.Errorf("nil bucket: %q", name)
+		}
 		h.Write(name)
 		revisions := string(name) == string(keyBucket)
 		return b.ForEach(func(k, v []byte) error {
