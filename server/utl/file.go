@@ -59,7 +59,8 @@ func inBounds(tx *bbolt.Tx) error {
 		return fmt.Errorf("it is cut off: %d bytes of %d", info.Size(), tx.Size())
 	}
 	pageSize := int64(tx.DB().Info().PageSize)
-	return walk(f, pageSize, uint64(tx.Size()/pageSize), uint64(tx.Cursor().Bucket().Root()))
+	p := &pages{r: f, size: pageSize, limit: uint64(tx.Size() / pageSize)}
+	return p.check(uint64(tx.Cursor().Bucket().Root()), int64(tx.ID()))
 }
 
 // maxFaults is how many faults of a file are told of.

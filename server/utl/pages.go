@@ -14,13 +14,18 @@ import (
 //	branch element pos 4 (from the element) | key size 4 | page id 8
 //	leaf element   flags 4 (1: a bucket) | pos 4 | key size 4 | value size 4
 //	bucket value   root page 8 (0: a leaf page follows here) | sequence 8 | page
+//	freelist       count 8, if the header's is 0xffff | page ids, 8 each
+//	meta           pages 0 and 1 in turns, by the number of the transaction, with a checksum that bbolt has found right
 const (
 	pageHeader    = 16
 	elementSize   = 16
 	bucketHeader  = 16
 	branchFlag    = 1
 	leafFlag      = 2
+	freelistFlag  = 16
 	bucketElement = 1
+	freelistField = 48 // of a meta page: the id of the freelist
+	noFreelist    = 1<<64 - 1
 	maxDepth      = 64 // of nested pages; a tree of 2^63 pages is not as deep
 )
 
@@ -38,12 +43,44 @@ type keyRange struct {
 	to   []byte // exclusive; nil: no bound
 }
 
-// walk finds out whether everything reachable from a page lies within the file, and within its page, is reached once, and
-// has its keys in order. It finds all that bbolt's own check of the tree does: bbolt stops that at the first fault, in a
-// way that leaves a goroutine reading the file after it was closed.
-func walk(r io.ReaderAt, pageSize int64, limit, root uint64) error {
-	p := &pages{r: r, size: pageSize, limit: limit, seen: make([]uint64, limit/64+1)}
+// check finds out whether everything reachable from the root page lies within the file, and within its page, is reached
+// once, is not free, and has its keys in order. It finds all that bbolt's own check of the tree does: bbolt stops that at
+// the first fault, in a way that leaves a goroutine reading the file after it was closed.
+func (p *pages) check(root uint64, txid int64) error {
+	p.seen = make([]uint64, p.limit/64+1)
+	var field [8]byte
+	if _, err := p.r.ReadAt(field[:], txid%2*p.size+freelistField); err != nil {
+		return err
+	}
+	if id := binary.NativeEndian.Uint64(field[:]); id != noFreelist {
+		if err := p.freelist(id); err != nil {
+			return fmt.Errorf("freelist: %w", err)
+		}
+	}
 	return p.visit(root, keyRange{}, 0)
+}
+
+// freelist takes the free pages for seen.
+func (p *pages) freelist(id uint64) error {
+	b, err := p.read(id)
+	if err != nil {
+		return err
+	}
+	flags, count := binary.NativeEndian.Uint16(b[8:]), uint64(binary.NativeEndian.Uint16(b[10:]))
+	b = b[pageHeader:]
+	if count == 0xffff {
+		count = binary.NativeEndian.Uint64(b)
+		b = b[8:]
+	}
+	if flags != freelistFlag || count > uint64(len(b)/8) {
+		return fmt.Errorf("page %d: %d entries, flags %x", id, count, flags)
+	}
+	for i := range count {
+		if err := p.claim(binary.NativeEndian.Uint64(b[8*i:]), 1); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p *pages) visit(id uint64, in keyRange, depth int) error {
@@ -62,8 +99,8 @@ func (p *pages) visit(id uint64, in keyRange, depth int) error {
 
 // read returns a page with what overflows it.
 func (p *pages) read(id uint64) ([]byte, error) {
-	if id < 2 || id >= p.limit {
-		return nil, fmt.Errorf("page %d: out of bounds: %d", id, p.limit)
+	if err := p.claim(id, 1); err != nil {
+		return nil, err
 	}
 	head := make([]byte, pageHeader)
 	if _, err := p.r.ReadAt(head, int64(id)*p.size); err != nil {
@@ -72,21 +109,29 @@ func (p *pages) read(id uint64) ([]byte, error) {
 	if got := binary.NativeEndian.Uint64(head); got != id {
 		return nil, fmt.Errorf("page %d: it says that it is page %d", id, got)
 	}
-	n := 1 + uint64(binary.NativeEndian.Uint32(head[12:]))
-	if id+n > p.limit {
-		return nil, fmt.Errorf("page %d: its %d pages reach out of bounds: %d", id, n, p.limit)
+	overflow := uint64(binary.NativeEndian.Uint32(head[12:]))
+	if err := p.claim(id+1, overflow); err != nil {
+		return nil, fmt.Errorf("page %d overflows: %w", id, err)
 	}
-	for i := id; i < id+n; i++ {
-		if p.seen[i/64]&(1<<(i%64)) != 0 {
-			return nil, fmt.Errorf("page %d: multiple references", i)
-		}
-		p.seen[i/64] |= 1 << (i % 64)
-	}
-	b := make([]byte, int64(n)*p.size)
+	b := make([]byte, int64(1+overflow)*p.size)
 	if _, err := p.r.ReadAt(b, int64(id)*p.size); err != nil {
 		return nil, fmt.Errorf("page %d: %w", id, err)
 	}
 	return b, nil
+}
+
+// claim marks n pages as seen. Nothing else may have claimed them.
+func (p *pages) claim(id, n uint64) error {
+	if n > 0 && (id < 2 || id >= p.limit || n > p.limit-id) {
+		return fmt.Errorf("page %d: out of bounds: %d", id, p.limit)
+	}
+	for i := id; i < id+n; i++ {
+		if p.seen[i/64]&(1<<(i%64)) != 0 {
+			return fmt.Errorf("page %d: multiple references", i)
+		}
+		p.seen[i/64] |= 1 << (i % 64)
+	}
+	return nil
 }
 
 // element is one of a page's elements.
