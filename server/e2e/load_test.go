@@ -109,6 +109,7 @@ func (l *load) write(ctx context.Context, writer int) {
 			pause(ctx, 10*time.Millisecond)
 		}
 		cancel()
+		pause(ctx, time.Millisecond) // leaves some of the machine to others
 	}
 }
 

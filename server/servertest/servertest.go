@@ -45,25 +45,27 @@ type Member struct {
 	proc    *process
 }
 
-// Done is closed when a member in this process cannot go on.
-func (m *Member) Done() <-chan struct{} { return m.srv.Done() }
+// Done is closed when a member in this process cannot go on, or when the program has ended.
+func (m *Member) Done() <-chan struct{} {
+	if m.proc != nil {
+		return m.proc.done
+	}
+	return m.srv.Done()
+}
 
 // Cluster is some members that know each other.
 type Cluster struct {
 	t       testing.TB
 	Members []*Member
-	initial string
+	made    int // members that were ever prepared
 }
 
 // New prepares a cluster of so many members without starting them. flags are further server flags.
 func New(t testing.TB, size int, flags ...string) *Cluster {
 	c := &Cluster{t: t}
-	var initial []string
 	for range size {
-		m := c.newMember(flags)
-		initial = append(initial, m.Name+"="+m.PeerURL)
+		c.newMember(flags)
 	}
-	c.initial = strings.Join(initial, ",")
 	t.Cleanup(func() {
 		for _, m := range c.Members {
 			c.Kill(m)
@@ -76,14 +78,20 @@ func New(t testing.TB, size int, flags ...string) *Cluster {
 // cluster before that.
 func (c *Cluster) Add(flags ...string) *Member {
 	m := c.newMember(flags)
-	c.initial += "," + m.Name + "=" + m.PeerURL
 	m.Flags = append(m.Flags, "--initial-cluster-state=existing")
 	return m
 }
 
+// Forget kills a member and drops it from Members, after it was removed from the cluster.
+func (c *Cluster) Forget(m *Member) {
+	c.Kill(m)
+	c.Members = slices.DeleteFunc(c.Members, func(have *Member) bool { return have == m })
+}
+
 func (c *Cluster) newMember(flags []string) *Member {
+	c.made++
 	m := &Member{
-		Name: fmt.Sprintf("m%d", len(c.Members)+1), Dir: filepath.Join(c.t.TempDir(), "data"), Client: FreeAddr(c.t),
+		Name: fmt.Sprintf("m%d", c.made), Dir: filepath.Join(c.t.TempDir(), "data"), Client: FreeAddr(c.t),
 		PeerURL: "http://" + FreeAddr(c.t), Flags: slices.Clone(flags),
 	}
 	c.Members = append(c.Members, m)
@@ -119,11 +127,15 @@ func FreeAddr(t testing.TB) string {
 // Args are the flags that a member is started with.
 func (c *Cluster) Args(m *Member) []string {
 	client := "http://" + m.Client
+	var initial []string
+	for _, have := range c.Members {
+		initial = append(initial, have.Name+"="+have.PeerURL)
+	}
 	return append([]string{
 		"--name=" + m.Name, "--data-dir=" + m.Dir,
 		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
 		"--listen-peer-urls=" + m.PeerURL, "--initial-advertise-peer-urls=" + m.PeerURL,
-		"--initial-cluster=" + c.initial,
+		"--initial-cluster=" + strings.Join(initial, ","),
 	}, m.Flags...)
 }
 
