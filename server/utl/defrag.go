@@ -20,7 +20,8 @@ func (u *utl) defrag() *cobra.Command {
 		Short: "Makes the database of a data directory smaller",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := u.defragment(cmd.Context(), dataDir); err != nil {
-				return fmt.Errorf("Failed to defragment etcd data[%s] (%w)", dataDir, err) //nolint:staticcheck // etcdutl's text
+				//lint:ignore ST1005 etcdutl's text
+				return fmt.Errorf("Failed to defragment etcd data[%s] (%w)", dataDir, err)
 			}
 			return nil
 		},

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
+	"github.com/keelson-io/keelson/internal/vfs"
 	"github.com/keelson-io/keelson/server/membership"
 )
 
@@ -153,11 +154,14 @@ func (r *restoration) build() error {
 	if err := r.writeLog(); err != nil {
 		return err
 	}
+	if err := syncDirs(r.member); err != nil {
+		return err
+	}
 	if err := os.Rename(r.member, r.final); err != nil {
 		return err
 	}
 	r.undoings = append(r.undoings, func() error { return os.RemoveAll(r.final) })
-	return syncUp(r.dataDir)
+	return syncDirs(r.dataDir, filepath.Dir(filepath.Clean(r.dataDir)))
 }
 
 // makeDir makes a directory and those above it that are missing.
@@ -185,14 +189,10 @@ func (r *restoration) undo() error {
 	return errors.Join(errs...)
 }
 
-// syncUp makes the entry of a directory, and what is in it, durable.
-func syncUp(dir string) error {
-	for _, d := range []string{dir, filepath.Dir(filepath.Clean(dir))} {
-		f, err := os.Open(d)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+// syncDirs makes the entries of directories durable.
+func syncDirs(dirs ...string) error {
+	for _, d := range dirs {
+		if err := vfs.OS.SyncDir(d); err != nil {
 			return err
 		}
 	}
