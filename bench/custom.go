@@ -173,28 +173,27 @@ func kubernetes(ctx context.Context, e *Env, rec func() *Recorder) error {
 	for i := range e.Options.Clients {
 		r, w := rec(), newWorker(i)
 		g.Go(func() error {
-			for ; ctx.Err() == nil; w.N++ {
-				start := time.Now()
-				var err error
-				switch n := w.Rng.IntN(20); {
-				case n == 0:
-					err = page(500)(ctx, e, w)
-				case n < 4:
-					key := fmt.Sprintf("events/%d/%d/%d", start.UnixNano(), w.ID, w.N)
-					_, err = e.Client.Txn(ctx).If(client.ModRevision(key).Equals(0)).
-						Then(client.OpPut(key, e.value, client.WithLease(client.LeaseID(lease.ID)))).Commit()
-				case n < 10:
-					_, err = e.Client.Get(ctx, e.random(w.Rng))
-				default:
-					err = update(ctx, e, w)
-				}
-				if err != nil {
-					return until(ctx, err)
-				}
-				r.Record(time.Since(start))
+			for r.Do(ctx, time.Now(), func() error { return apiServer(ctx, e, w, client.LeaseID(lease.ID)) }) {
+				w.N++
 			}
 			return nil
 		})
 	}
 	return g.Wait()
+}
+
+// apiServer is one request of an API server.
+func apiServer(ctx context.Context, e *Env, w *Worker, lease client.LeaseID) error {
+	switch n := w.Rng.IntN(20); {
+	case n == 0:
+		return page(500)(ctx, e, w)
+	case n < 4:
+		key := fmt.Sprintf("events/%d/%d", time.Now().UnixNano(), w.ID)
+		_, err := e.Client.Txn(ctx).If(client.ModRevision(key).Equals(0)).Then(client.OpPut(key, e.value, client.WithLease(lease))).Commit()
+		return err
+	case n < 10:
+		_, err := e.Client.Get(ctx, e.random(w.Rng))
+		return err
+	}
+	return update(ctx, e, w)
 }

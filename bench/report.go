@@ -17,6 +17,9 @@ func Text(w io.Writer, results []*Result) error {
 		if r.Servers != nil {
 			fmt.Fprintf(&b, "   servers: %.1f s CPU, %d MB", r.Servers.CPUSeconds, r.Servers.PeakBytes>>20)
 		}
+		if r.Errors > 0 {
+			fmt.Fprintf(&b, "   %d failed", r.Errors)
+		}
 		b.WriteByte('\n')
 	}
 	_, err := io.WriteString(w, b.String())

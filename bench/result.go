@@ -17,6 +17,7 @@ import (
 type Result struct {
 	Workload string    `json:"workload"`
 	Ops      int64     `json:"ops"`
+	Errors   int64     `json:"errors"` // operations that failed; they are not in the rest
 	Seconds  float64   `json:"seconds"`
 	Rate     float64   `json:"rate"` // operations a second
 	P50      float64   `json:"p50_ms"`

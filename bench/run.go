@@ -52,8 +52,10 @@ const (
 
 // Recorder notes latencies.
 type Recorder struct {
-	h    *hdrhistogram.Histogram
-	live *atomic.Int64
+	h      *hdrhistogram.Histogram
+	live   *atomic.Int64
+	errors int64
+	last   error
 }
 
 func newRecorder(live *atomic.Int64) *Recorder {
@@ -64,6 +66,18 @@ func newRecorder(live *atomic.Int64) *Recorder {
 func (r *Recorder) Record(d time.Duration) {
 	_ = r.h.RecordValue(min(max(int64(d), minLatency), maxLatency))
 	r.live.Add(1)
+}
+
+// Do makes one operation and notes how long it took since start, or that it failed. It returns false when the run is over.
+func (r *Recorder) Do(ctx context.Context, start time.Time, op func() error) bool {
+	err := op()
+	switch {
+	case err == nil:
+		r.Record(time.Since(start))
+	case until(ctx, err) != nil:
+		r.errors, r.last = r.errors+1, err
+	}
+	return ctx.Err() == nil
 }
 
 func newWorker(id int) *Worker {
@@ -163,8 +177,14 @@ func Run(ctx context.Context, e *Env, w Workload) (*Result, error) {
 	total := hdrhistogram.New(minLatency, maxLatency, 3)
 	for _, r := range recorders {
 		total.Merge(r.h)
+		if res.Errors += r.errors; r.last != nil {
+			err = r.last
+		}
 	}
 	res.fill(total)
+	if res.Ops == 0 && err != nil {
+		return nil, fmt.Errorf("%s: every operation failed: %w", w.Name, err)
+	}
 	return res, nil
 }
 
@@ -173,12 +193,8 @@ func closedLoop(ctx context.Context, e *Env, op Op, rec func() *Recorder) error 
 	for i := range e.Options.Clients {
 		r, w := rec(), newWorker(i)
 		g.Go(func() error {
-			for ; ctx.Err() == nil; w.N++ {
-				start := time.Now()
-				if err := op(ctx, e, w); err != nil {
-					return until(ctx, err)
-				}
-				r.Record(time.Since(start))
+			for r.Do(ctx, time.Now(), func() error { return op(ctx, e, w) }) {
+				w.N++
 			}
 			return nil
 		})
@@ -203,10 +219,7 @@ func openLoop(ctx context.Context, e *Env, op Op, rec func() *Recorder) error {
 						return nil
 					}
 				}
-				if err := op(ctx, e, w); err != nil {
-					return until(ctx, err)
-				}
-				r.Record(time.Since(due))
+				r.Do(ctx, due, func() error { return op(ctx, e, w) })
 			}
 			return nil
 		})
