@@ -49,8 +49,10 @@ func mixed(t *testing.T, rounds int) {
 				for _, lead := range c.Members[1:] {
 					catchUp(t, c, l, lead)
 				}
-				changeMembers(t, c, l, keelson)
-				changeMembers(t, c, l, etcd)
+				changeMembers(t, c, l, kinds[2])
+				if rounds > 1 {
+					changeMembers(t, c, l, kinds[2].other())
+				}
 			}
 			l.stop(c)
 		})
@@ -219,4 +221,5 @@ func (c *cluster) remove(m, via *member) {
 		c.t.Errorf("%s (%s) does not end although it was removed", m.Name, c.kind[m])
 	}
 	c.Forget(m)
+	c.leader()
 }

@@ -22,7 +22,7 @@ func TestReplaceInPlace(t *testing.T) {
 // TestReplaceFresh does it by removing members and adding new ones with empty directories.
 func TestReplaceFresh(t *testing.T) {
 	t.Parallel()
-	replaceFresh(t, 1, "--strict-reconfig-check=false")
+	replaceFresh(t, 1, 1, "--strict-reconfig-check=false") // with the check, connections must be five seconds old
 }
 
 func TestStressReplaceInPlace(t *testing.T) {
@@ -32,7 +32,7 @@ func TestStressReplaceInPlace(t *testing.T) {
 
 func TestStressReplaceFresh(t *testing.T) {
 	servertest.Stress(t)
-	replaceFresh(t, 4)
+	replaceFresh(t, 4, 3)
 }
 
 func replaceInPlace(t *testing.T, rounds int) {
@@ -62,14 +62,18 @@ func replaceInPlace(t *testing.T, rounds int) {
 	}
 }
 
-func replaceFresh(t *testing.T, rounds int, flags ...string) {
+// replaceFresh replaces all members by Keelson and then some of them by etcd, by rounds.
+func replaceFresh(t *testing.T, rounds, back int, flags ...string) {
 	c := startCluster(t, []kind{etcd, etcd, etcd}, append(flags, "--snapshot-count=200", "--snapshot-catchup-entries=50")...)
 	populate(t, c.on[c.Members[0]], 1)
 	leases := stateOf(t, c.on[c.Members[0]]).Leases
 	l := startLoad(t, c, 4)
-	for range 2 * rounds {
-		next := c.kind[c.Members[0]].other()
-		for range 3 {
+	for round := range 2 * rounds {
+		next, n := keelson, 3
+		if round%2 == 1 {
+			next, n = etcd, back
+		}
+		for range n {
 			old := c.Members[0]
 			l.takeGap()
 			l.aim(c, c.Members[1:]...)

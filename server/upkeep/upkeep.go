@@ -81,14 +81,20 @@ func (u *Upkeep) pause(ctx context.Context, d time.Duration) bool {
 // retryPause is the pause after a command that failed.
 const retryPause = 500 * time.Millisecond
 
+// firstPatience is how long the first attempt to publish waits; each further one waits twice as long. What a member that
+// joins hands to the leader may be lost while their connections are made, and nothing is served before it is repeated.
+const firstPatience = time.Second
+
 // Publish tells the cluster this member's name and client URLs, until it knows. A member that is not in the cluster (yet)
 // is silent.
 func (u *Upkeep) Publish(ctx context.Context, name string, clientURLs []string) error {
-	for {
-		err := u.propose(ctx, &pb.InternalRaftRequest{ClusterMemberAttrSet: &membershippb.ClusterMemberAttrSetRequest{
+	for patience := firstPatience; ; patience *= 2 {
+		attempt, cancel := context.WithTimeout(ctx, patience)
+		err := u.propose(attempt, &pb.InternalRaftRequest{ClusterMemberAttrSet: &membershippb.ClusterMemberAttrSetRequest{
 			Member_ID:        u.cfg.MemberID,
 			MemberAttributes: &membershippb.Attributes{Name: name, ClientUrls: clientURLs},
 		}})
+		cancel()
 		if err == nil {
 			u.cfg.Logger.Info("published local member to cluster through raft", zap.String("local-member-id", membership.FormatID(u.cfg.MemberID)),
 				zap.Strings("client-urls", clientURLs))
