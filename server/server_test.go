@@ -217,8 +217,10 @@ func TestLearner(t *testing.T) {
 		_, err = s.MemberPromote(ctx, &pb.MemberPromoteRequest{ID: added.Member.ID})
 		return err == nil
 	}, time.Minute, 50*time.Millisecond)
-	_, err = l.Put(ctx, &pb.PutRequest{Key: []byte("b"), Value: []byte("2")})
-	require.NoError(t, err)
+	require.Eventually(t, func() bool { // it learns of its promotion a moment later
+		_, err = l.Put(ctx, &pb.PutRequest{Key: []byte("b"), Value: []byte("2")})
+		return err == nil
+	}, time.Minute, 10*time.Millisecond)
 	require.Eventually(t, func() bool { // strict checks want connections that have lasted
 		_, err = s.MemberRemove(ctx, &pb.MemberRemoveRequest{ID: added.Member.ID})
 		return err == nil
