@@ -151,6 +151,15 @@ func (s *Server) Err() error {
 	}
 }
 
+// ID is the member's id.
+func (s *Server) ID() uint64 { return s.member.boot.MemberID }
+
+// Cut drops everything between this member and another one until Mend. It is for tests of partitions.
+func (s *Server) Cut(id uint64) { s.member.transport.Cut(id) }
+
+// Mend undoes Cut.
+func (s *Server) Mend(id uint64) { s.member.transport.Mend(id) }
+
 func (s *Server) failWith(err error) {
 	s.fail.Do(func() {
 		s.err = err

@@ -53,6 +53,12 @@ func (p *process) terminate(t testing.TB) {
 	}
 }
 
+// Pause stops a program as it is, until Resume.
+func (m *Member) Pause() { _ = m.proc.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Resume lets a paused program go on.
+func (m *Member) Resume() { _ = m.proc.cmd.Process.Signal(syscall.SIGCONT) }
+
 // Pid is the process id of a member that runs as a program, 0 otherwise.
 func (m *Member) Pid() int {
 	if m.proc == nil {

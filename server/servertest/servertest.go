@@ -53,6 +53,18 @@ func (m *Member) Done() <-chan struct{} {
 	return m.srv.Done()
 }
 
+// Cut separates two members that run in this process, until Mend.
+func (m *Member) Cut(other *Member) {
+	m.srv.Cut(other.srv.ID())
+	other.srv.Cut(m.srv.ID())
+}
+
+// Mend joins two members again.
+func (m *Member) Mend(other *Member) {
+	m.srv.Mend(other.srv.ID())
+	other.srv.Mend(m.srv.ID())
+}
+
 // Cluster is some members that know each other.
 type Cluster struct {
 	t       testing.TB
