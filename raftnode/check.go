@@ -34,7 +34,7 @@ func checkMessage(self uint64, m *raftpb.Message) error {
 	}
 	switch t := m.GetType(); t {
 	case raftpb.MsgProp, raftpb.MsgReadIndex:
-		return checkForwarded(self, m)
+		return checkForwarded(m)
 	case raftpb.MsgTransferLeader: // From is the transferee, which may be this member
 	case raftpb.MsgApp, raftpb.MsgAppResp, raftpb.MsgVote, raftpb.MsgVoteResp, raftpb.MsgPreVote, raftpb.MsgPreVoteResp,
 		raftpb.MsgSnap, raftpb.MsgHeartbeat, raftpb.MsgHeartbeatResp, raftpb.MsgTimeoutNow, raftpb.MsgReadIndexResp:
@@ -60,11 +60,9 @@ func checkMessage(self uint64, m *raftpb.Message) error {
 	return nil
 }
 
-// checkForwarded looks at proposals and read requests that a follower passes on.
-func checkForwarded(self uint64, m *raftpb.Message) error {
-	if m.GetFrom() == self {
-		return errors.New("it claims to be from this member")
-	}
+// checkForwarded looks at proposals and read requests that a follower passes on. They may be this member's own: sent to a
+// leader that meanwhile follows this member, and sends them back.
+func checkForwarded(m *raftpb.Message) error {
 	if m.GetTerm() != 0 {
 		return errors.New("it has a term, which forwarded requests do not have")
 	}
@@ -222,13 +220,15 @@ func (c *core) checkAgainstState(m *raftpb.Message) error {
 }
 
 // checkAgainstCommitted refuses entries that contradict what is committed here. raft itself only looks at the entries
-// after its commit index, so this is not for raft's sake: such a leader must not go unnoticed.
+// after its commit index, so this is not for raft's sake: such a leader must not go unnoticed. What is committed but not
+// applied yet may still be on its way to the log, which then knows the entries that are being replaced.
 func (c *core) checkAgainstCommitted(m *raftpb.Message) error {
 	if m.GetTerm() < c.term {
 		return nil
 	}
+	sure := min(c.commit, c.log.applied)
 	for _, e := range m.GetEntries() {
-		if e.GetIndex() > c.commit {
+		if e.GetIndex() > sure {
 			break
 		}
 		if t, err := c.log.Term(e.GetIndex()); err == nil && t != e.GetTerm() {

@@ -223,3 +223,22 @@ func FuzzStep(f *testing.F) {
 		l.stopAll()
 	})
 }
+
+// TestCheckReturnedRequest: a member that was sent a proposal as the leader, and follows the sender by now, sends it back.
+func TestCheckReturnedRequest(t *testing.T) {
+	for _, typ := range []raftpb.MessageType{raftpb.MsgProp, raftpb.MsgReadIndex} {
+		m := &raftpb.Message{Type: typ.Enum(), From: new(uint64(1)), To: new(uint64(1)), Entries: []*raftpb.Entry{{Data: make([]byte, 8)}}}
+		require.NoError(t, checkMessage(1, m), typ)
+	}
+}
+
+// TestCheckReplacedEntries: committed entries that are not in the log yet are not compared with those they replace.
+func TestCheckReplacedEntries(t *testing.T) {
+	c := &core{term: 3, commit: 5, log: newLogCache(Recovered{}, 1<<20)}
+	c.log.append([]*raftpb.Entry{entry(1, 1), entry(2, 2), entry(2, 3)})
+	c.log.appliedTo(1)
+	replace := &raftpb.Message{Term: new(uint64(3)), Entries: []*raftpb.Entry{entry(1, 1), entry(3, 2), entry(3, 3)}}
+	require.NoError(t, c.checkAgainstCommitted(replace))
+	c.log.appliedTo(2)
+	require.Error(t, c.checkAgainstCommitted(replace))
+}

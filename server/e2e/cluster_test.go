@@ -84,7 +84,23 @@ func newCluster(t testing.TB, kinds []kind, flags ...string) *cluster {
 		c.on[m] = dialAddr(t, m.Client)
 	}
 	t.Cleanup(c.keep)
+	t.Cleanup(c.complaints)
 	return c
+}
+
+// complaints fails the test if a member of Keelson logged what it never should.
+func (c *cluster) complaints() {
+	for _, m := range c.Members {
+		if c.kind[m] != keelson {
+			continue
+		}
+		log, _ := os.ReadFile(m.Dir + ".log")
+		for line := range strings.Lines(string(log)) {
+			if strings.Contains(line, "makes no sense") || strings.Contains(line, "panic") || strings.Contains(line, "DATA RACE") {
+				c.t.Errorf("%s logged: %s", m.Name, line)
+			}
+		}
+	}
 }
 
 // startCluster prepares members and starts them.

@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/keelson-io/keelson/server/servertest"
 )
@@ -132,7 +134,13 @@ func TestStressLinearPartition(t *testing.T) {
 }
 
 func linearPartition(t *testing.T, rounds int) {
-	inner := servertest.Start(t, 3, append(servertest.Quick(), "--snapshot-count=300", "--snapshot-catchup-entries=50")...)
+	inner := servertest.New(t, 3, append(servertest.Quick(), "--snapshot-count=300", "--snapshot-catchup-entries=50")...)
+	level, errs := observer.New(zap.ErrorLevel)
+	inner.Logger = zap.New(level)
+	for _, m := range inner.Members {
+		inner.Run(m)
+	}
+	inner.WaitReady(inner.Members...)
 	c := &cluster{Cluster: inner, t: t, on: map[*member]services{}, kind: map[*member]kind{}}
 	for _, m := range c.Members {
 		c.on[m], c.kind[m] = dialAddr(t, m.Client), keelson
@@ -163,4 +171,5 @@ func linearPartition(t *testing.T, rounds int) {
 	}
 	r.judge(t)
 	c.agree()
+	require.Empty(t, errs.All(), "errors in the log")
 }

@@ -69,7 +69,8 @@ func (m *Member) Mend(other *Member) {
 type Cluster struct {
 	t       testing.TB
 	Members []*Member
-	made    int // members that were ever prepared
+	Logger  *zap.Logger // of members in this process that are started from now on; nil is the test's log, if it is verbose
+	made    int         // members that were ever prepared
 }
 
 // New prepares a cluster of so many members without starting them. flags are further server flags.
@@ -157,7 +158,9 @@ func (c *Cluster) Run(m *Member) {
 	cfg, err := config.Parse(c.Args(m), nil)
 	require.NoError(c.t, err)
 	lg := zap.NewNop()
-	if testing.Verbose() {
+	if c.Logger != nil {
+		lg = c.Logger.With(zap.String("member", m.Name))
+	} else if testing.Verbose() {
 		lg = zaptest.NewLogger(c.t, zaptest.WrapOptions(zap.Fields(zap.String("member", m.Name))), zaptest.Level(zap.WarnLevel))
 	}
 	m.srv, err = server.Start(context.Background(), cfg, lg)
