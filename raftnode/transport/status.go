@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -17,6 +18,7 @@ type status struct {
 
 	mu      sync.Mutex
 	since   time.Time // zero: inactive
+	refusal error     // that was last logged
 	stopped bool
 }
 
@@ -26,7 +28,7 @@ func (s *status) activate() {
 	if s.stopped || !s.since.IsZero() {
 		return
 	}
-	s.since = clock.Real.Now()
+	s.since, s.refusal = clock.Real.Now(), nil
 	s.metrics.activePeers.WithLabelValues(s.local, s.remote).Inc()
 	s.lg.Info("peer became active")
 }
@@ -35,6 +37,10 @@ func (s *status) deactivate(doing string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.since.IsZero() {
+		if s.newRefusal(err) {
+			s.lg.Warn("peer refuses to work with this member", zap.String("doing", doing), zap.Error(err))
+			return
+		}
 		s.lg.Debug("peer is still inactive", zap.String("doing", doing), zap.Error(err))
 		return
 	}
@@ -42,6 +48,18 @@ func (s *status) deactivate(doing string, err error) {
 	s.metrics.activePeers.WithLabelValues(s.local, s.remote).Dec()
 	s.metrics.disconnectedPeers.WithLabelValues(s.local, s.remote).Inc()
 	s.lg.Warn("peer became inactive", zap.String("doing", doing), zap.Error(err))
+}
+
+// newRefusal says whether a peer that is not active gives a reason for it that was not logged last.
+func (s *status) newRefusal(err error) bool {
+	for _, reason := range []error{ErrClusterIDMismatch, ErrIncompatibleVersion} {
+		if errors.Is(err, reason) {
+			fresh := s.refusal != reason
+			s.refusal = reason
+			return fresh
+		}
+	}
+	return false
 }
 
 func (s *status) activeSince() time.Time {

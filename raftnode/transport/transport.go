@@ -10,6 +10,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 // Transport is a member's side of the peer protocol.
@@ -50,7 +51,7 @@ func New(cfg Config) (*Transport, error) {
 		return nil, err
 	}
 	t := &Transport{
-		cfg: cfg, lg: cfg.Logger, metrics: m, removed: make(chan struct{}),
+		cfg: cfg, lg: sampled(cfg.Logger), metrics: m, removed: make(chan struct{}),
 		peers: map[uint64]*peer{}, remotes: map[uint64]*peer{}, cuts: map[uint64]bool{},
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
@@ -257,6 +258,13 @@ func (t *Transport) Stop() {
 	for _, c := range []*http.Transport{t.streamClient, t.postClient, t.snapshotClient} {
 		c.CloseIdleConnections()
 	}
+}
+
+// sampled drops what is said again and again: a stranger that knocks ten times a second must not fill the disk.
+func sampled(lg *zap.Logger) *zap.Logger {
+	return lg.WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(c, 10*time.Second, 30, 0)
+	}))
 }
 
 // Cut drops everything from and to a member until Mend. It is for tests.

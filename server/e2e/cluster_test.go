@@ -167,7 +167,7 @@ func eventually(t testing.TB, f func(ctx context.Context) error, what string, ar
 			return
 		}
 	}
-	require.NoError(t, err, what, args)
+	require.NoError(t, err, append([]any{what}, args...)...)
 }
 
 // leader waits until some member leads and others agree.
