@@ -69,7 +69,8 @@ type record struct {
 	kind   int
 	crc    uint32
 	data   []byte
-	offset int64 // of its frame in the segment
+	offset int64  // of its frame in the segment
+	before uint32 // the checksum up to it
 }
 
 // errTorn says that the end of the last segment was being written when the member died.
@@ -77,17 +78,16 @@ var errTorn = errors.New("torn write")
 
 // decoder reads the frames of one segment.
 type decoder struct {
-	r         *bufio.Reader
-	size      int64 // of the file
-	valid     int64 // end of the last good frame
-	crc       uint32
-	last      bool // segment: only there may a write be torn
-	unchecked bool // the first record is not the log's first, so that checksums do not tell anything
-	buf       []byte
+	r     *bufio.Reader
+	size  int64 // of what there is to read
+	valid int64 // end of the last good frame
+	crc   uint32
+	last  bool // segment: only there may a write be torn
+	buf   []byte
 }
 
-func newDecoder(r io.Reader, size int64, crc uint32, last bool) *decoder {
-	return &decoder{r: bufio.NewReaderSize(r, 1<<20), size: size, crc: crc, last: last}
+func newDecoder(r io.Reader, size int64, crc uint32, last bool, buffer int) *decoder {
+	return &decoder{r: bufio.NewReaderSize(r, buffer), size: size, crc: crc, last: last}
 }
 
 // next returns the next record; io.EOF at the end of what was written, errTorn, or what is wrong.
@@ -108,35 +108,52 @@ func (d *decoder) next() (record, error) {
 		pad = int64(length>>56) & 7
 	}
 	if size > d.size-d.valid-pad-frameHeader {
-		err := fmt.Errorf("a frame of %d bytes does not fit into the file of %d bytes", size, d.size)
-		if d.size-d.valid-frameHeader < size && d.last && d.truncated() {
-			return record{}, d.torn(err)
-		}
-		return record{}, err
+		return record{}, d.overrun(size)
 	}
 	if int64(cap(d.buf)) < size+pad {
 		d.buf = make([]byte, size+pad)
 	}
 	d.buf = d.buf[:size+pad]
-	if _, err := io.ReadFull(d.r, d.buf); err != nil {
+	if _, err := io.ReadFull(d.r, d.buf); err == io.EOF || err == io.ErrUnexpectedEOF {
 		return record{}, d.torn(err)
+	} else if err != nil {
+		return record{}, err
 	}
+	before := d.crc
 	rec, err := d.check(d.buf[:size])
 	if err != nil {
-		if d.last && d.hasEmptySector() {
+		if d.hasEmptySector() && !d.wrongLength(d.buf, size) {
 			err = d.torn(err)
 		}
 		return record{}, err
 	}
-	rec.offset = d.valid
+	rec.offset, rec.before = d.valid, before
 	d.valid += frameHeader + size + pad
 	return rec, nil
 }
 
-// truncated says whether the file ends where the frame should go on, as when it was not preallocated.
-func (d *decoder) truncated() bool {
-	n, _ := io.Copy(io.Discard, d.r)
-	return d.valid+frameHeader+n == d.size && d.size%sectorBytes != 0
+// overrun judges a frame that goes on behind the end of the file: a write beyond the space that was reserved, which was
+// torn before the file had its size.
+func (d *decoder) overrun(size int64) error {
+	err := fmt.Errorf("a frame of %d bytes does not fit into the file of %d bytes", size, d.size)
+	if !d.last {
+		return err
+	}
+	rest, rerr := io.ReadAll(d.r)
+	if rerr != nil {
+		return rerr
+	}
+	if d.wrongLength(rest, size) {
+		return err
+	}
+	return d.torn(err)
+}
+
+// wrongLength says whether b begins with a whole record that has another size than its frame says. Then it is the length
+// that was damaged: what follows may be good, and must not be cut off as a torn write.
+func (d *decoder) wrongLength(b []byte, size int64) bool {
+	rec, n, err := parseRecord(b, true)
+	return err == nil && rec.data != nil && int64(n) != size && crc32.Update(d.crc, castagnoli, rec.data) == rec.crc
 }
 
 func (d *decoder) torn(err error) error {
@@ -148,7 +165,7 @@ func (d *decoder) torn(err error) error {
 
 // check parses a record and compares its checksum.
 func (d *decoder) check(b []byte) (record, error) {
-	rec, err := parseRecord(b)
+	rec, _, err := parseRecord(b, false)
 	if err != nil {
 		return record{}, err
 	}
@@ -159,41 +176,41 @@ func (d *decoder) check(b []byte) (record, error) {
 		d.crc = rec.crc
 		return rec, nil
 	}
-	sum := crc32.Update(d.crc, castagnoli, rec.data)
-	if sum != rec.crc && !d.unchecked {
+	if sum := crc32.Update(d.crc, castagnoli, rec.data); sum != rec.crc {
 		return record{}, fmt.Errorf("checksum is %08x, %08x is recorded", sum, rec.crc)
 	}
-	d.crc, d.unchecked = rec.crc, false // from here on they do
+	d.crc = rec.crc
 	return rec, nil
 }
 
-func parseRecord(b []byte) (rec record, err error) {
-	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
+// parseRecord parses a record and returns its length: all of b, or, of a prefix, up to the end of its data.
+func parseRecord(b []byte, prefix bool) (rec record, length int, err error) {
+	for length < len(b) && !(prefix && rec.data != nil) {
+		num, typ, n := protowire.ConsumeTag(b[length:])
 		if n < 0 {
-			return rec, fmt.Errorf("not a record: %w", protowire.ParseError(n))
+			return rec, length, fmt.Errorf("not a record: %w", protowire.ParseError(n))
 		}
-		b = b[n:]
+		length += n
 		var v uint64
 		switch {
 		case num <= 2 && typ == protowire.VarintType:
-			v, n = protowire.ConsumeVarint(b)
+			v, n = protowire.ConsumeVarint(b[length:])
 			if num == 1 {
 				rec.kind = int(v)
 			} else {
 				rec.crc = uint32(v)
 			}
 		case num == 3 && typ == protowire.BytesType:
-			rec.data, n = protowire.ConsumeBytes(b)
+			rec.data, n = protowire.ConsumeBytes(b[length:])
 		default:
-			n = protowire.ConsumeFieldValue(num, typ, b)
+			n = protowire.ConsumeFieldValue(num, typ, b[length:])
 		}
 		if n < 0 {
-			return rec, fmt.Errorf("not a record: %w", protowire.ParseError(n))
+			return rec, length, fmt.Errorf("not a record: %w", protowire.ParseError(n))
 		}
-		b = b[n:]
+		length += n
 	}
-	return rec, nil
+	return rec, length, nil
 }
 
 // hasEmptySector says whether a whole sector of the frame just read is zero: then it was never written.

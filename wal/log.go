@@ -62,6 +62,7 @@ type Log struct {
 	size     int64    // of what was written to it
 	dirty    bool     // written since the last sync
 	err      error    // after which nothing is written
+	places   []place  // of the entries being saved; scratch
 	next     *pipeline
 
 	mu      sync.Mutex
@@ -89,12 +90,7 @@ func Create(fs vfs.FS, dir string, metadata []byte, o Options) (*Log, error) {
 		return nil, err
 	}
 	l := &Log{fs: fs, dir: tmp, opts: o, metrics: newMetrics(o.Registerer), metadata: metadata}
-	l.enc.append(kindCRC, nil)
-	l.enc.append(kindMetadata, metadata)
-	if err := l.enc.message(kindSnapshot, &walpb.Snapshot{Index: proto.Uint64(0), Term: proto.Uint64(0)}); err != nil {
-		return nil, err
-	}
-	if err := l.startSegment(segmentName(0, 0)); err != nil {
+	if err := l.first(); err != nil {
 		return nil, errors.Join(err, l.closeFiles())
 	}
 	if err := errors.Join(fs.Rename(tmp, dir), fs.SyncDir(filepath.Dir(filepath.Clean(dir)))); err != nil {
@@ -103,6 +99,23 @@ func Create(fs vfs.FS, dir string, metadata []byte, o Options) (*Log, error) {
 	l.dir = dir
 	l.next = startPipeline(fs, dir, o.SegmentBytes)
 	return l, nil
+}
+
+// first makes the first segment.
+func (l *Log) first() error {
+	path := filepath.Join(l.dir, segmentName(0, 0))
+	f, err := vfs.Create(l.fs, path)
+	if err != nil {
+		return err
+	}
+	if err := f.Preallocate(l.opts.SegmentBytes); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	l.head()
+	if err := l.enc.message(kindSnapshot, &walpb.Snapshot{Index: proto.Uint64(0), Term: proto.Uint64(0)}); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	return l.begin(f, path, segmentName(0, 0))
 }
 
 // removeAll removes a flat directory.
@@ -119,26 +132,20 @@ func removeAll(fs vfs.FS, dir string) error {
 	return fs.Remove(dir)
 }
 
-// startSegment creates a segment with what the encoder holds, and makes it durable.
-func (l *Log) startSegment(name string) error {
-	path := filepath.Join(l.dir, name)
-	f, err := vfs.Create(l.fs, path+".new")
-	if err == nil {
-		err = f.Preallocate(l.opts.SegmentBytes)
+// head encodes what a segment begins with.
+func (l *Log) head() {
+	l.enc.append(kindCRC, nil)
+	l.enc.append(kindMetadata, l.metadata)
+	if l.state != nil {
+		l.enc.append(kindState, l.state)
 	}
-	if err == nil {
-		err = l.fs.Rename(path+".new", path)
-	}
-	if err != nil {
-		return err
-	}
-	return l.adopt(f, name)
 }
 
-// adopt makes a file that is in place the last segment and writes what the encoder holds to it.
-func (l *Log) adopt(f vfs.File, name string) error {
+// begin writes what the encoder holds, which is the head, to a new file, and makes it the last segment. The file gets its
+// name only when the head is durable: a segment without one would break the chain of checksums.
+func (l *Log) begin(f vfs.File, path, name string) error {
 	seq, index, _ := parseName(name)
-	lock, err := l.fs.Lock(filepath.Join(l.dir, name))
+	lock, err := l.fs.Lock(path)
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
@@ -151,6 +158,12 @@ func (l *Log) adopt(f vfs.File, name string) error {
 	}
 	if err := f.Sync(); err != nil {
 		return err
+	}
+	l.dirty = false
+	if final := filepath.Join(l.dir, name); path != final {
+		if err := l.fs.Rename(path, final); err != nil {
+			return err
+		}
 	}
 	return l.fs.SyncDir(l.dir)
 }
@@ -177,9 +190,9 @@ func (l *Log) Save(hs *raftpb.HardState, ents []*raftpb.Entry, mustSync bool) er
 	if l.err != nil {
 		return l.err
 	}
-	seq := l.seq()
+	l.places = l.places[:0]
 	for _, e := range ents {
-		l.regions.note(e.GetIndex(), seq, l.size+int64(len(l.enc.buf)), e.GetIndex() != l.last+1)
+		l.places = append(l.places, place{e.GetIndex(), l.size + int64(len(l.enc.buf)), l.enc.crc})
 		if err := l.enc.message(kindEntry, e); err != nil {
 			return l.poison(err)
 		}
@@ -206,6 +219,7 @@ func (l *Log) SaveSnapshot(marker *walpb.Snapshot) error {
 		return l.poison(err)
 	}
 	l.last = max(l.last, marker.GetIndex())
+	l.places = l.places[:0]
 	return l.flush(true)
 }
 
@@ -213,6 +227,9 @@ func (l *Log) SaveSnapshot(marker *walpb.Snapshot) error {
 func (l *Log) flush(mustSync bool) error {
 	if err := l.write(); err != nil {
 		return l.poison(err)
+	}
+	if len(l.places) > 0 {
+		l.regions.add(l.seq(), l.places...)
 	}
 	full := l.size >= l.opts.SegmentBytes
 	if mustSync || full {
@@ -258,10 +275,13 @@ const slowSync = time.Second
 
 // cut ends the present segment and begins the next one.
 func (l *Log) cut() error {
-	if err := l.file.Truncate(l.size); err != nil {
-		return err
+	err := l.file.Truncate(l.size)
+	if err == nil {
+		err = l.file.Sync()
 	}
-	if err := errors.Join(l.file.Sync(), l.file.Close()); err != nil {
+	err = errors.Join(err, l.file.Close())
+	l.file = nil
+	if err != nil {
 		return err
 	}
 	f, tmp, err := l.next.take()
@@ -269,15 +289,8 @@ func (l *Log) cut() error {
 		return err
 	}
 	name := segmentName(l.seq()+1, l.last+1)
-	if err := l.fs.Rename(tmp, filepath.Join(l.dir, name)); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	l.enc.append(kindCRC, nil)
-	l.enc.append(kindMetadata, l.metadata)
-	if l.state != nil {
-		l.enc.append(kindState, l.state)
-	}
-	if err := l.adopt(f, name); err != nil {
+	l.head()
+	if err := l.begin(f, tmp, name); err != nil {
 		return err
 	}
 	l.opts.Logger.Info("created a new WAL segment", zap.String("path", filepath.Join(l.dir, name)))

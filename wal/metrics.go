@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,17 +19,31 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Namespace: "etcd", Subsystem: "disk", Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
 		})
 	}
-	m := &metrics{
-		sync:   histogram("wal_fsync_duration_seconds", "The latency distributions of fsync called by WAL."),
-		writes: histogram("wal_write_duration_seconds", "The latency distributions of writes to the WAL."),
-		bytes: prometheus.NewGauge(prometheus.GaugeOpts{
+	return &metrics{
+		sync:   register(r, histogram("wal_fsync_duration_seconds", "The latency distributions of fsync called by WAL.")),
+		writes: register(r, histogram("wal_write_duration_seconds", "The latency distributions of writes to the WAL.")),
+		bytes: register(r, prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: "etcd", Subsystem: "disk", Name: "wal_write_bytes_total", Help: "Total number of bytes written in WAL.",
-		}),
+		})),
 	}
-	if r != nil {
-		r.MustRegister(m.sync, m.writes, m.bytes)
+}
+
+// register registers a collector, or returns the one that an earlier log of this process has registered.
+func register[C prometheus.Collector](r prometheus.Registerer, c C) C {
+	if r == nil {
+		return c
 	}
-	return m
+	err := r.Register(c)
+	var already prometheus.AlreadyRegisteredError
+	if errors.As(err, &already) {
+		if there, ok := already.ExistingCollector.(C); ok {
+			return there
+		}
+	}
+	if err != nil {
+		panic(err) // two different metrics of one name: a mistake in the program
+	}
+	return c
 }
 
 func (m *metrics) wrote(n int, took time.Duration) {

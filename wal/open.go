@@ -1,13 +1,15 @@
 package wal
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
-
-	"bytes"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
@@ -26,18 +28,24 @@ type Contents struct {
 
 // reader reads the segments of a log.
 type reader struct {
-	fs       vfs.FS
-	dir      string
-	start    *walpb.Snapshot
+	fs          vfs.FS
+	dir         string
+	start       *walpb.Snapshot
+	markersOnly bool     // do not look at entries
+	regions     *regions // nil: do not note where entries are
+
 	contents Contents
 	state    []byte
 	markers  []*walpb.Snapshot
 	matched  bool
-	last     uint64
+	last     uint64 // index of the last entry
 	crc      uint32
 	valid    int64 // end of what is good in the last segment
-	note     func(index, seq uint64, offset int64, jump bool)
+	headed   bool  // the last segment has more than a checksum
 }
+
+// scanBuffer is for reading whole segments.
+const scanBuffer = 1 << 20
 
 // run reads segments. errTorn: the last one ends in a torn write, after valid.
 func (r *reader) run(names []string) error {
@@ -62,7 +70,8 @@ func (r *reader) segment(f vfs.File, name string, last bool) error {
 		return err
 	}
 	seq, _, _ := parseName(name)
-	d := newDecoder(f, info.Size(), r.crc, last)
+	d := newDecoder(f, info.Size(), r.crc, last, scanBuffer)
+	r.headed = false
 	for {
 		rec, err := d.next()
 		if err == nil {
@@ -72,7 +81,7 @@ func (r *reader) segment(f vfs.File, name string, last bool) error {
 		switch {
 		case err == io.EOF:
 			return nil
-		case errors.Is(err, errTorn):
+		case errors.Is(err, errTorn), errors.Is(err, ErrSnapshotMismatch):
 			return err
 		case err != nil:
 			return &CorruptError{File: filepath.Join(r.dir, name), Offset: d.valid, Reason: err.Error(), Advice: adviceRejoin}
@@ -81,6 +90,7 @@ func (r *reader) segment(f vfs.File, name string, last bool) error {
 }
 
 func (r *reader) take(rec *record, seq uint64) error {
+	r.headed = r.headed || rec.kind != kindCRC
 	switch rec.kind {
 	case kindMetadata:
 		if r.contents.Metadata != nil && !bytes.Equal(r.contents.Metadata, rec.data) {
@@ -88,11 +98,14 @@ func (r *reader) take(rec *record, seq uint64) error {
 		}
 		r.contents.Metadata = append([]byte{}, rec.data...)
 	case kindEntry:
+		if r.markersOnly {
+			return nil
+		}
 		e := &raftpb.Entry{}
 		if err := proto.Unmarshal(rec.data, e); err != nil {
 			return fmt.Errorf("not an entry: %w", err)
 		}
-		return r.entry(e, seq, rec.offset)
+		return r.entry(e, seq, rec)
 	case kindState:
 		hs := &raftpb.HardState{}
 		if err := proto.Unmarshal(rec.data, hs); err != nil {
@@ -120,9 +133,9 @@ func (r *reader) take(rec *record, seq uint64) error {
 }
 
 // entry puts an entry in its place; it replaces what was there and behind.
-func (r *reader) entry(e *raftpb.Entry, seq uint64, offset int64) error {
-	if r.note != nil {
-		r.note(e.GetIndex(), seq, offset, e.GetIndex() != r.last+1)
+func (r *reader) entry(e *raftpb.Entry, seq uint64, rec *record) error {
+	if r.regions != nil {
+		r.regions.add(seq, place{e.GetIndex(), rec.offset, rec.before})
 	}
 	r.last = e.GetIndex()
 	start := r.start.GetIndex()
@@ -138,7 +151,7 @@ func (r *reader) entry(e *raftpb.Entry, seq uint64, offset int64) error {
 }
 
 // Open opens a log for appending and returns what it holds after a snapshot marker (nil: from the start). A torn write at
-// its end is cut off, with a copy set aside. Errors: ErrInUse, ErrSnapshotNotFound, *CorruptError.
+// its end is cut off, with a copy set aside. Errors: ErrInUse, ErrSnapshotNotFound, ErrSnapshotMismatch, *CorruptError.
 func Open(fs vfs.FS, dir string, marker *walpb.Snapshot, o Options) (*Log, *Contents, error) {
 	o.fill()
 	all, err := segments(fs, dir)
@@ -149,25 +162,29 @@ func Open(fs vfs.FS, dir string, marker *walpb.Snapshot, o Options) (*Log, *Cont
 	if err != nil {
 		return nil, nil, err
 	}
-	l := &Log{fs: fs, dir: dir, opts: o}
+	l := &Log{fs: fs, dir: dir, opts: o, metrics: newMetrics(o.Registerer)}
 	if err := l.lockAll(names); err != nil {
 		return nil, nil, errors.Join(err, l.closeFiles())
 	}
-	r := &reader{fs: fs, dir: dir, start: marker, note: l.regions.note}
+	last := names[len(names)-1]
+	r := &reader{fs: fs, dir: dir, start: marker, regions: &l.regions}
 	err = r.run(names)
+	torn := err
 	if errors.Is(err, errTorn) {
-		err = l.repair(names[len(names)-1], r.valid, err)
+		err = nil
 	}
 	if err == nil && !r.matched {
 		err = fmt.Errorf("%w: index %d, term %d", ErrSnapshotNotFound, marker.GetIndex(), marker.GetTerm())
 	}
+	if err == nil && torn != nil {
+		err = l.repair(last, r.valid, torn)
+	}
 	if err == nil {
-		err = l.resume(names[len(names)-1], r)
+		err = l.resume(last, r)
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, l.closeFiles())
 	}
-	l.metrics = newMetrics(o.Registerer)
 	l.next = startPipeline(fs, dir, o.SegmentBytes)
 	return l, &r.contents, nil
 }
@@ -191,7 +208,7 @@ func (l *Log) lockAll(names []string) error {
 func (l *Log) repair(name string, valid int64, why error) error {
 	path := filepath.Join(l.dir, name)
 	l.opts.Logger.Warn("repairing the end of the log", zap.String("path", path), zap.Int64("offset", valid), zap.String("reason", why.Error()))
-	src, err := l.fs.OpenFile(path, osReadWrite, 0)
+	src, err := l.fs.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
@@ -201,30 +218,60 @@ func (l *Log) repair(name string, valid int64, why error) error {
 		return fmt.Errorf("setting a copy of %s aside: %w", path, err)
 	}
 	_, err = io.Copy(dst, src)
+	if err == nil {
+		err = dst.Sync()
+	}
 	if err := errors.Join(err, dst.Close()); err != nil {
 		return fmt.Errorf("setting a copy of %s aside: %w", path, err)
 	}
-	return errors.Join(src.Truncate(valid), src.Sync())
+	if err := src.Truncate(valid); err != nil {
+		return err
+	}
+	return src.Sync()
 }
 
 // resume opens the last segment for appending. What may lie behind the end of the log is zeroed: it must not be taken for
 // records after the next ones.
 func (l *Log) resume(name string, r *reader) error {
-	f, err := l.fs.OpenFile(filepath.Join(l.dir, name), osReadWrite, 0)
+	f, err := l.fs.OpenFile(filepath.Join(l.dir, name), os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	l.file, l.size = f, r.valid
-	if err := errors.Join(f.Truncate(r.valid), f.Preallocate(max(l.opts.SegmentBytes, r.valid)), f.Sync()); err != nil {
-		return err
-	}
 	l.metadata, l.last, l.enc.crc = r.contents.Metadata, r.last, r.crc
 	if r.contents.HardState != nil {
 		l.state = r.state
 	}
+	if !r.headed {
+		l.size = 0
+	}
+	if err := f.Truncate(l.size); err != nil {
+		return err
+	}
+	if err := f.Preallocate(max(l.opts.SegmentBytes, l.size)); err != nil {
+		return err
+	}
+	if !r.headed { // it was lost together with all behind it
+		l.head()
+		if err := l.write(); err != nil {
+			return err
+		}
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	l.dirty = false
+	if err := l.cleanUp(); err != nil {
+		return err
+	}
+	return l.fs.SyncDir(l.dir) // the process that named the segment may not have come to it
+}
+
+// cleanUp removes segments that were prepared and not used.
+func (l *Log) cleanUp() error {
 	all, err := l.fs.ReadDir(l.dir)
 	for _, n := range all {
-		if strings.HasSuffix(n, ".tmp") || strings.HasSuffix(n, ".new") {
+		if strings.HasSuffix(n, ".tmp") {
 			err = errors.Join(err, l.fs.Remove(filepath.Join(l.dir, n)))
 		}
 	}
@@ -251,13 +298,14 @@ func ReadOnly(fs vfs.FS, dir string, marker *walpb.Snapshot) (*Contents, error) 
 	return &r.contents, nil
 }
 
-// SnapshotMarkers returns the markers of snapshots up to what is committed, in order. The first is that of an empty log.
+// SnapshotMarkers returns the markers of snapshots up to what is committed, in rising order. Unless segments were purged, the
+// first is that of the empty log.
 func SnapshotMarkers(fs vfs.FS, dir string) ([]*walpb.Snapshot, error) {
 	names, err := segments(fs, dir)
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{fs: fs, dir: dir, start: &walpb.Snapshot{Index: proto.Uint64(1<<64 - 1)}}
+	r := &reader{fs: fs, dir: dir, start: &walpb.Snapshot{Index: proto.Uint64(1<<64 - 1)}, markersOnly: true}
 	if err := r.run(names); err != nil && !errors.Is(err, errTorn) {
 		return nil, err
 	}
@@ -267,5 +315,6 @@ func SnapshotMarkers(fs vfs.FS, dir string) ([]*walpb.Snapshot, error) {
 			out = append(out, m)
 		}
 	}
+	slices.SortStableFunc(out, func(a, b *walpb.Snapshot) int { return cmp.Compare(a.GetIndex(), b.GetIndex()) })
 	return out, nil
 }

@@ -3,6 +3,7 @@ package wal
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"path/filepath"
 	"strings"
 	"time"
@@ -13,9 +14,6 @@ import (
 	"github.com/keelson-io/keelson/internal/vfs"
 )
 
-// osReadWrite is os.O_RDWR.
-const osReadWrite = 2
-
 // Retention says how many files with a suffix a directory keeps. 0 keeps all.
 type Retention struct {
 	Dir    string
@@ -23,33 +21,40 @@ type Retention struct {
 	Keep   uint
 }
 
-// Purge removes the oldest files (by name) beyond what is kept, up to one that is locked, and returns their names.
-func Purge(fs vfs.FS, r Retention) (deleted []string, err error) {
-	if r.Keep == 0 {
+// Purge removes the oldest files (by name) with a suffix beyond the number that is kept (0: all are), up to one that is
+// locked, and returns their paths.
+func Purge(fsys vfs.FS, dir, suffix string, keep uint, lg *zap.Logger) (deleted []string, err error) {
+	if keep == 0 {
 		return nil, nil
 	}
-	all, err := fs.ReadDir(r.Dir)
+	if lg == nil {
+		lg = zap.NewNop()
+	}
+	all, err := fsys.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
 	var names []string
 	for _, n := range all {
-		if strings.HasSuffix(n, r.Suffix) {
+		if strings.HasSuffix(n, suffix) {
 			names = append(names, n)
 		}
 	}
-	for ; uint(len(names)) > r.Keep; names = names[1:] {
-		path := filepath.Join(r.Dir, names[0])
-		lock, err := fs.Lock(path)
-		if errors.Is(err, vfs.ErrLocked) {
+	for ; uint(len(names)) > keep; names = names[1:] {
+		path := filepath.Join(dir, names[0])
+		lock, err := fsys.Lock(path)
+		switch {
+		case errors.Is(err, vfs.ErrLocked):
 			return deleted, nil
-		}
-		if err != nil {
+		case errors.Is(err, fs.ErrNotExist):
+			continue // somebody else was faster
+		case err != nil:
 			return deleted, err
 		}
-		if err := errors.Join(fs.Remove(path), lock.Close()); err != nil {
+		if err := errors.Join(fsys.Remove(path), lock.Close()); err != nil {
 			return deleted, err
 		}
+		lg.Info("purged", zap.String("path", path))
 		deleted = append(deleted, path)
 	}
 	return deleted, nil
@@ -67,27 +72,26 @@ const purgeInterval = 30 * time.Second
 
 // NewPurger makes a Purger.
 func NewPurger(fs vfs.FS, c clock.Clock, lg *zap.Logger, what []Retention) *Purger {
+	if lg == nil {
+		lg = zap.NewNop()
+	}
 	return &Purger{fs, c, lg, what}
 }
 
-// Run purges until ctx ends.
+// Run purges at once and then every 30 seconds, until ctx ends.
 func (p *Purger) Run(ctx context.Context) {
 	t := p.clock.NewTicker(purgeInterval)
 	defer t.Stop()
 	for {
+		for _, r := range p.what {
+			if _, err := Purge(p.fs, r.Dir, r.Suffix, r.Keep, p.lg); err != nil {
+				p.lg.Warn("could not purge", zap.String("dir", r.Dir), zap.String("suffix", r.Suffix), zap.Error(err))
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C():
-		}
-		for _, r := range p.what {
-			deleted, err := Purge(p.fs, r)
-			for _, name := range deleted {
-				p.lg.Info("purged", zap.String("path", name))
-			}
-			if err != nil {
-				p.lg.Warn("could not purge", zap.String("dir", r.Dir), zap.Error(err))
-			}
 		}
 	}
 }

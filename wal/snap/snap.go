@@ -16,10 +16,12 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
@@ -46,9 +48,10 @@ const (
 
 // Dir is a directory of snapshot files.
 type Dir struct {
-	fs  vfs.FS
-	dir string
-	lg  *zap.Logger
+	fs     vfs.FS
+	dir    string
+	lg     *zap.Logger
+	writes atomic.Uint64 // numbers unfinished files: the same one may be received twice at a time
 }
 
 // Open opens a directory and removes what an earlier process left unfinished in it.
@@ -68,13 +71,13 @@ func Open(fs vfs.FS, dir string, lg *zap.Logger) (*Dir, error) {
 			}
 		}
 	}
-	return &Dir{fs, dir, lg}, nil
+	return &Dir{fs: fs, dir: dir, lg: lg}, nil
 }
 
 // write makes a file that appears whole and durable.
 func (d *Dir) write(name string, content func(io.Writer) error) error {
 	path := filepath.Join(d.dir, name)
-	tmp := path + tmpSuffix
+	tmp := fmt.Sprintf("%s.%d%s", path, d.writes.Add(1), tmpSuffix)
 	f, err := vfs.Create(d.fs, tmp)
 	if err != nil {
 		return fmt.Errorf("snap: %w", err)
@@ -90,11 +93,17 @@ func (d *Dir) write(name string, content func(io.Writer) error) error {
 		_ = d.fs.Remove(tmp)
 		return fmt.Errorf("snap: writing %s: %w", path, err)
 	}
-	return d.fs.SyncDir(d.dir)
+	if err := d.fs.SyncDir(d.dir); err != nil {
+		return fmt.Errorf("snap: writing %s: %w", path, err)
+	}
+	return nil
 }
 
-// Save writes a .snap file.
+// Save writes a .snap file. The empty snapshot, of index 0, needs none.
 func (d *Dir) Save(s *raftpb.Snapshot) error {
+	if s.GetMetadata().GetIndex() == 0 {
+		return nil
+	}
 	data, err := proto.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("snap: %w", err)
@@ -143,7 +152,7 @@ func (d *Dir) load(fits func(*raftpb.SnapshotMetadata) bool) (*raftpb.Snapshot, 
 		if err != nil {
 			d.lg.Warn("snapshot file cannot be read", zap.String("path", path), zap.Error(err))
 			if err := d.fs.Rename(path, path+".broken"); err != nil {
-				return nil, fmt.Errorf("snap: %w", err)
+				d.lg.Warn("snapshot file cannot be renamed", zap.String("path", path), zap.Error(err))
 			}
 			continue
 		}
@@ -183,7 +192,7 @@ func decode(b []byte) (*raftpb.Snapshot, error) {
 
 func dbName(index uint64) string { return fmt.Sprintf("%016x%s", index, dbSuffix) }
 
-// SaveDB makes the database of a snapshot durable and returns its size. After an error nothing is left.
+// SaveDB makes the database of a snapshot durable and returns its size. After an error it is not to be relied on.
 func (d *Dir) SaveDB(r io.Reader, index uint64) (n int64, err error) {
 	err = d.write(dbName(index), func(w io.Writer) error {
 		n, err = io.Copy(w, r)
@@ -216,8 +225,8 @@ func (d *Dir) ReleaseDBs(before uint64) error {
 		if err != nil || index >= before {
 			continue
 		}
-		if err := d.fs.Remove(filepath.Join(d.dir, n)); err != nil {
-			return fmt.Errorf("snap: %w", err)
+		if err := d.fs.Remove(filepath.Join(d.dir, n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("snap: %w", err) // not: the purger was faster
 		}
 	}
 	return nil
