@@ -3,108 +3,195 @@ package bench_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/keelson-io/keelson/bench"
+	"github.com/keelson-io/keelson/client"
 	"github.com/keelson-io/keelson/server/servertest"
 )
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
 func options(c *servertest.Cluster) bench.Options {
 	return bench.Options{
-		Endpoints: c.Addrs(), Clients: 4, Connections: 1, Duration: 300 * time.Millisecond, Keys: 2000, ValueBytes: 16, Pids: []int{os.Getpid()},
+		Endpoints: c.Addrs(), Clients: 4, Connections: 2, Duration: 200 * time.Millisecond, Keys: 1000, ValueBytes: 16,
 	}
 }
 
-// TestWorkloads runs every workload for a moment.
+func find(t *testing.T, name string) bench.Workload {
+	t.Helper()
+	ws, err := bench.Find([]string{name})
+	require.NoError(t, err)
+	return ws[0]
+}
+
+// run runs a workload, and interrupts it after a while if that is not 0.
+func run(t *testing.T, w bench.Workload, o bench.Options, interrupt time.Duration) *bench.Result {
+	t.Helper()
+	e, err := bench.Open(context.Background(), w, o)
+	require.NoError(t, err, w.Name)
+	defer func() { require.NoError(t, e.Close()) }()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if interrupt > 0 {
+		time.AfterFunc(interrupt, cancel)
+	}
+	r, err := bench.Run(ctx, e, w)
+	require.NoError(t, err, w.Name)
+	return r
+}
+
+// TestWorkloads runs every workload for a moment, and looks at what is left behind.
 func TestWorkloads(t *testing.T) {
 	c := servertest.Start(t, 1)
 	ctx := context.Background()
 	var results []*bench.Result
 	for _, w := range bench.Workloads() {
 		o := options(c)
-		if w.Name == "lease-expiry" {
-			o.Duration = 4 * time.Second // leases last two seconds
+		if w.Name == "put" {
+			o.Pids = []int{os.Getpid()}
 		}
-		e, err := bench.Open(ctx, w, o)
-		require.NoError(t, err, w.Name)
-		r, err := bench.Run(ctx, e, w)
-		require.NoError(t, err, w.Name)
-		require.NoError(t, e.Close())
+		r := run(t, w, o, 0)
 		require.Positive(t, r.Ops, w.Name)
-		require.LessOrEqual(t, r.P50, r.P99)
-		require.Positive(t, r.Servers.PeakBytes)
+		require.Zero(t, r.Errors, "%s: %s", w.Name, r.LastError)
+		require.LessOrEqual(t, r.Latency.P50, r.Latency.P99, w.Name)
+		require.Positive(t, r.Latency.Mean, w.Name)
+		if r.Servers != nil {
+			require.Positive(t, r.Servers.PeakBytes)
+			require.Positive(t, r.BenchCPUSeconds)
+		}
+		require.Equal(t, w.Rate, r.TargetRate)
+		require.False(t, r.Interrupted)
 		results = append(results, r)
 	}
-	var text, page bytes.Buffer
-	require.NoError(t, bench.Text(&text, results))
-	require.Equal(t, len(results)+1, strings.Count(text.String(), "\n"))
-	require.NoError(t, bench.HTML(&page, "Title & more", results))
-	require.Contains(t, page.String(), "Title &amp; more")
-	require.Equal(t, len(results), strings.Count(page.String(), "<polyline"))
+	var page bytes.Buffer
+	require.NoError(t, bench.HTML(&page, "all", results))
+	require.Equal(t, 2*len(results), strings.Count(page.String(), "<polyline"))
+
+	cl, err := client.New(client.Config{Endpoints: c.Addrs()})
+	require.NoError(t, err)
+	defer cl.Close()
+	leases, err := cl.Leases(ctx)
+	require.NoError(t, err)
+	require.Empty(t, leases.Leases, "runs revoke what they granted")
+	all, err := cl.Get(ctx, "", client.WithPrefix(), client.WithCountOnly())
+	require.NoError(t, err)
+	ours, err := cl.Get(ctx, "bench/", client.WithPrefix(), client.WithCountOnly())
+	require.NoError(t, err)
+	require.Equal(t, all.Count, ours.Count, "workloads write below bench/ only")
+}
+
+// TestTotal ends runs by count, in both loops.
+func TestTotal(t *testing.T) {
+	c := servertest.Start(t, 1)
+	for _, rate := range []float64{0, 2000} {
+		o := options(c)
+		o.Total, o.Rate, o.Duration = 137, rate, 0
+		require.Equal(t, int64(137), run(t, find(t, "put"), o, 0).Ops)
+	}
 }
 
 // TestOpenLoop asks for fewer operations than the member could do, and for more.
 func TestOpenLoop(t *testing.T) {
 	c := servertest.Start(t, 1)
-	ws, err := bench.Find([]string{"range-serializable"})
-	require.NoError(t, err)
 	o := options(c)
 	o.Rate, o.Duration = 100, time.Second
-	e, err := bench.Open(context.Background(), ws[0], o)
-	require.NoError(t, err)
-	defer e.Close()
-	r, err := bench.Run(context.Background(), e, ws[0])
-	require.NoError(t, err)
+	r := run(t, find(t, "range-serializable"), o, 0)
 	require.LessOrEqual(t, r.Ops, int64(101))
-	e.Options.Rate = 1e9
-	r, err = bench.Run(context.Background(), e, ws[0])
-	require.NoError(t, err)
-	require.Greater(t, r.P50, 100.0, "what is late is late from when it should have begun")
+	require.Greater(t, r.Ops, int64(50))
+	o.Rate = 1e7
+	r = run(t, find(t, "range-serializable"), o, 0)
+	require.Greater(t, r.Latency.P50, 100.0, "what is late is late from when it should have begun")
+	require.InDelta(t, 1e7, r.Ops+r.NotBegun, 1e5, "all that was due is told of")
 }
 
-func TestDue(t *testing.T) {
-	require.Equal(t, time.Duration(0), bench.Due(0, 100))
-	require.Equal(t, 250*time.Millisecond, bench.Due(25, 100))
-}
-
-func TestRatio(t *testing.T) {
-	v := bench.Versus{Workload: "w", Members: 3}
-	for _, r := range [][2]float64{{100, 50}, {300, 100}, {100, 100}} {
-		v.A, v.B = append(v.A, &bench.Result{Rate: r[0], P99: 1}), append(v.B, &bench.Result{Rate: r[1]})
+// TestInterrupt ends runs early, of a loop and of one with watchers.
+func TestInterrupt(t *testing.T) {
+	c := servertest.Start(t, 1)
+	for _, name := range []string{"put", "watch", "lease-expiry", "kubernetes"} {
+		o := options(c)
+		o.Duration = time.Hour
+		start := time.Now()
+		r := run(t, find(t, name), o, 500*time.Millisecond)
+		require.Less(t, time.Since(start), 5*time.Second)
+		require.True(t, r.Interrupted, name)
+		require.Zero(t, r.Errors, "%s: %s", name, r.LastError)
+		if name != "lease-expiry" {
+			require.Positive(t, r.Ops, name)
+		}
 	}
-	median, lowest, highest := v.Ratio()
-	require.Equal(t, []float64{2, 1, 3}, []float64{median, lowest, highest})
+}
+
+func TestCompare(t *testing.T) {
+	c := servertest.Start(t, 1)
+	v, err := bench.Compare(context.Background(), find(t, "range"), options(c), options(c), 2)
+	require.NoError(t, err)
+	require.Len(t, v.A, 2)
+	require.Len(t, v.B, 2)
+	require.LessOrEqual(t, v.Ratio.Lowest, v.Ratio.Median)
+	require.LessOrEqual(t, v.Ratio.Median, v.Ratio.Highest)
 	var b bytes.Buffer
-	require.NoError(t, bench.Markdown(&b, []*bench.Versus{&v}, "A", "B"))
-	require.Contains(t, b.String(), "| w | 3 | 100 | 100 | **2.00** (1.00 to 3.00) |")
-	require.Equal(t, 2.5, bench.Median([]float64{1, 2, 3, 4}))
+	require.NoError(t, bench.JSON(&b, v))
+	require.True(t, json.Valid(b.Bytes()))
+
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err = bench.Compare(ctx, find(t, "range"), options(c), options(c), 2)
+	require.ErrorIs(t, err, context.Canceled)
+	_, err = bench.Compare(context.Background(), find(t, "range"), options(c), options(c), 0)
+	require.ErrorContains(t, err, "0 rounds")
 }
 
 func TestBadInput(t *testing.T) {
 	ctx := context.Background()
 	_, err := bench.Find([]string{"put", "nonsense"})
 	require.ErrorContains(t, err, `"nonsense"`)
-	ws, err := bench.Find([]string{"put"})
-	require.NoError(t, err)
+	_, err = bench.Find(nil)
+	require.Error(t, err)
 	good := bench.Options{Endpoints: []string{"127.0.0.1:1"}, Clients: 1, Duration: time.Second}
-	for _, change := range []func(*bench.Options){
-		func(o *bench.Options) { o.Clients = 0 },
-		func(o *bench.Options) { o.Duration = 0 },
-		func(o *bench.Options) { o.Endpoints = nil },
-		func(o *bench.Options) { o.Rate = -1 },
+	for name, change := range map[string]func(*bench.Options){
+		"clients":     func(o *bench.Options) { o.Clients = 0 },
+		"duration":    func(o *bench.Options) { o.Duration = 0 },
+		"endpoints":   func(o *bench.Options) { o.Endpoints = nil },
+		"rate":        func(o *bench.Options) { o.Rate = -1 },
+		"total":       func(o *bench.Options) { o.Total = -1 },
+		"keys":        func(o *bench.Options) { o.Keys = -1 },
+		"values":      func(o *bench.Options) { o.ValueBytes = -1 },
+		"connections": func(o *bench.Options) { o.Connections = -1 },
+		"process":     func(o *bench.Options) { o.Pids = []int{1 << 30} },
 	} {
 		o := good
 		change(&o)
-		_, err := bench.Open(ctx, ws[0], o)
-		require.Error(t, err)
+		_, err := bench.Open(ctx, find(t, "put"), o)
+		require.ErrorContains(t, err, name)
 	}
 	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 	defer cancel()
-	_, err = bench.Open(short, ws[0], good)
+	_, err = bench.Open(short, find(t, "put"), good)
 	require.ErrorContains(t, err, "127.0.0.1:1")
+}
+
+// TestLaunchFails tells of a program that ends at once, and of one that is not there.
+func TestLaunchFails(t *testing.T) {
+	dir := t.TempDir()
+	start := time.Now()
+	_, err := bench.Launch(context.Background(), dir, 2, "/bin/sh", "-c", "echo no luck; exit 3")
+	require.ErrorContains(t, err, "exit status 3")
+	require.ErrorContains(t, err, "m0.log")
+	require.Less(t, time.Since(start), 10*time.Second)
+	log, err := os.ReadFile(filepath.Join(dir, "m0.log"))
+	require.NoError(t, err)
+	require.Equal(t, "no luck\n", string(log))
+	_, err = bench.Launch(context.Background(), dir, 1, "/no/such/program")
+	require.ErrorIs(t, err, os.ErrNotExist)
+	_, err = bench.Launch(context.Background(), dir, 0, "/bin/sh")
+	require.ErrorContains(t, err, "0 members")
 }

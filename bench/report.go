@@ -3,7 +3,6 @@ package bench
 import (
 	"encoding/json"
 	"fmt"
-	"html/template"
 	"io"
 	"strings"
 )
@@ -11,19 +10,42 @@ import (
 // Text writes results for people.
 func Text(w io.Writer, results []*Result) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-20s %10s %12s %9s %9s %9s %9s %9s\n", "workload", "ops", "ops/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms")
+	fmt.Fprintf(&b, "%-18s %10s %10s %9s %9s %9s %9s %9s\n", "workload", "ops", "ops/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms")
 	for _, r := range results {
-		fmt.Fprintf(&b, "%-20s %10d %12.0f %9.3f %9.3f %9.3f %9.3f %9.3f", r.Workload, r.Ops, r.Rate, r.P50, r.P90, r.P99, r.P999, r.Max)
-		if r.Servers != nil {
-			fmt.Fprintf(&b, "   servers: %.1f s CPU, %d MB", r.Servers.CPUSeconds, r.Servers.PeakBytes>>20)
+		l := &r.Latency
+		fmt.Fprintf(&b, "%-18s %10d %10.0f %9.3f %9.3f %9.3f %9.3f %9.3f\n", r.Workload, r.Ops, r.Rate, l.P50, l.P90, l.P99, l.P999, l.Max)
+		for _, note := range notes(r) {
+			fmt.Fprintf(&b, "  %s\n", note)
 		}
-		if r.Errors > 0 {
-			fmt.Fprintf(&b, "   %d failed", r.Errors)
-		}
-		b.WriteByte('\n')
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// notes are what is to be said of a run besides its figures.
+func notes(r *Result) (out []string) {
+	if s := r.Servers; s != nil {
+		out = append(out, fmt.Sprintf("servers: %.2f s CPU, %s s per 1000 operations, %d MB resident at most; this program: %.2f s CPU",
+			s.CPUSeconds, perThousand(r), s.PeakBytes>>20, r.BenchCPUSeconds))
+	}
+	if r.Errors > 0 {
+		out = append(out, fmt.Sprintf("%d operations failed, the last with: %s", r.Errors, r.LastError))
+	}
+	if r.NotBegun > 0 {
+		out = append(out, fmt.Sprintf("%d operations were due and never begun: the rate is more than the cluster does", r.NotBegun))
+	}
+	if r.Interrupted {
+		out = append(out, fmt.Sprintf("interrupted after %.1f s", r.Seconds))
+	}
+	return out
+}
+
+// perThousand is the servers' processor time for 1000 operations.
+func perThousand(r *Result) string {
+	if r.Servers == nil || r.Ops == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.3g", r.Servers.CPUSeconds*1000/float64(r.Ops))
 }
 
 // JSON writes results for programs.
@@ -33,72 +55,52 @@ func JSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
+// Say writes a comparison in one line. a and b name the two clusters.
+func (v *Versus) Say(w io.Writer, a, b string) {
+	ra, rb := typical(v.A), typical(v.B)
+	fmt.Fprintf(w, "%-18s %s %.0f/s (p50 %.2f, p99 %.2f ms)  %s %.0f/s (p50 %.2f, p99 %.2f ms)  ratio %s\n",
+		v.Workload, a, ra.Rate, ra.Latency.P50, ra.Latency.P99, b, rb.Rate, rb.Latency.P50, rb.Latency.P99, v.ratio())
+	for _, r := range append(append([]*Result{}, v.A...), v.B...) {
+		if r.Errors > 0 || r.NotBegun > 0 {
+			for _, note := range notes(r) {
+				fmt.Fprintf(w, "  %s\n", note)
+			}
+		}
+	}
+}
+
+// ratio is the ratio and its spread, and what it is of if that is not the usual.
+func (v *Versus) ratio() string {
+	if v.Ratio == nil {
+		return "-"
+	}
+	of := ""
+	if v.Of == ofLatency {
+		of = ", of latencies"
+	}
+	return fmt.Sprintf("%.2f (%.2f to %.2f%s)", v.Ratio.Median, v.Ratio.Lowest, v.Ratio.Highest, of)
+}
+
 // Markdown writes comparisons as a table. a and b name the two clusters.
 func Markdown(w io.Writer, all []*Versus, a, b string) error {
 	var s strings.Builder
-	fmt.Fprintf(&s, "| workload | members | %s ops/s | %s ops/s | ratio (lowest to highest) | %s p50 / p99 ms | %s p50 / p99 ms | %s CPU s per 10,000 ops, peak MB | %s |\n", a, b, a, b, a, b)
-	s.WriteString("| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
+	heads := []string{"workload", "members", "ratio, median (lowest to highest)"}
+	for _, side := range []string{a, b} {
+		heads = append(heads, side+" ops/s", side+" p50 / p99 ms", side+" CPU s per 1000 ops", side+" peak MB")
+	}
+	fmt.Fprintf(&s, "| %s |\n|%s\n", strings.Join(heads, " | "), strings.Repeat(" --- |", len(heads)))
 	for _, v := range all {
-		ra, rb := best(v.A), best(v.B)
-		median, lowest, highest := v.Ratio()
-		fmt.Fprintf(&s, "| %s | %d | %.0f | %.0f | **%.2f** (%.2f to %.2f) | %.2f / %.2f | %.2f / %.2f | %s | %s |\n", v.Workload, v.Members,
-			ra.Rate, rb.Rate, median, lowest, highest, ra.P50, ra.P99, rb.P50, rb.P99, usage(ra), usage(rb))
+		cells := []string{v.Workload, fmt.Sprint(v.Members), v.ratio()}
+		for _, rs := range [][]*Result{v.A, v.B} {
+			r := typical(rs)
+			peak := "-"
+			if r.Servers != nil {
+				peak = fmt.Sprint(r.Servers.PeakBytes >> 20)
+			}
+			cells = append(cells, fmt.Sprintf("%.0f", r.Rate), fmt.Sprintf("%.2f / %.2f", r.Latency.P50, r.Latency.P99), perThousand(r), peak)
+		}
+		fmt.Fprintf(&s, "| %s |\n", strings.Join(cells, " | "))
 	}
 	_, err := io.WriteString(w, s.String())
 	return err
 }
-
-func usage(r *Result) string {
-	if r.Servers == nil || r.Ops == 0 {
-		return "-"
-	}
-	return fmt.Sprintf("%.2f, %d", r.Servers.CPUSeconds*10_000/float64(r.Ops), r.Servers.PeakBytes>>20)
-}
-
-// HTML writes a page of its own, with a chart of every run's operations by the second.
-func HTML(w io.Writer, title string, results []*Result) error {
-	type row struct {
-		*Result
-		Points string
-	}
-	var rows []row
-	for _, r := range results {
-		rows = append(rows, row{r, points(r.Series)})
-	}
-	t, err := template.New("page").Parse(pageSource)
-	if err != nil {
-		return err
-	}
-	return t.Execute(w, map[string]any{"Title": title, "Rows": rows, "Width": chartWidth, "Height": chartHeight})
-}
-
-const (
-	chartWidth  = 600
-	chartHeight = 120
-)
-
-// points are the corners of a chart's line.
-func points(series []float64) string {
-	top := 1.0
-	for _, v := range series {
-		top = max(top, v)
-	}
-	var b strings.Builder
-	for i, v := range series {
-		x := float64(i) * chartWidth / float64(max(1, len(series)-1))
-		fmt.Fprintf(&b, "%.1f,%.1f ", x, chartHeight-v/top*(chartHeight-10))
-	}
-	return strings.TrimSpace(b.String())
-}
-
-const pageSource = `<!doctype html>
-<meta charset="utf-8"><title>{{.Title}}</title>
-<style>body{font:15px system-ui;margin:2em;max-width:60em}table{border-collapse:collapse}td,th{padding:.3em .8em;text-align:right;border-bottom:1px solid #ddd}
-td:first-child,th:first-child{text-align:left}svg{background:#f6f8fa;margin:.5em 0}polyline{fill:none;stroke:#0a66c2;stroke-width:2}</style>
-<h1>{{.Title}}</h1>
-<table><tr><th>workload<th>ops/s<th>p50 ms<th>p90 ms<th>p99 ms<th>p99.9 ms<th>max ms</tr>
-{{range .Rows}}<tr><td>{{.Workload}}<td>{{printf "%.0f" .Rate}}<td>{{printf "%.3f" .P50}}<td>{{printf "%.3f" .P90}}<td>{{printf "%.3f" .P99}}<td>{{printf "%.3f" .P999}}<td>{{printf "%.3f" .Max}}</tr>
-{{end}}</table>
-{{range .Rows}}<h3>{{.Workload}}: operations in each second</h3>
-<svg width="{{$.Width}}" height="{{$.Height}}" role="img" aria-label="{{.Workload}}"><polyline points="{{.Points}}"/></svg>
-{{end}}`

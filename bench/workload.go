@@ -4,65 +4,55 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
-
-	"github.com/keelson-io/keelson/client"
+	"time"
 )
 
-// Env is what a workload works with.
-type Env struct {
-	Client  *client.Client
-	Options Options
-	value   string
-}
-
-// Key is the n-th key of the key space, modulo its size.
-func (e *Env) Key(n int64) string { return fmt.Sprintf(keyFormat, n%int64(e.Options.Keys)) }
-
-const keyFormat = "bench/%010d"
-
-// random is a key anywhere in the key space.
-func (e *Env) random(rng *rand.Rand) string { return e.Key(rng.Int64N(int64(e.Options.Keys))) }
-
-// Op is one operation of worker w.
+// Op is one operation of worker w. Its latency is recorded by the runner.
 type Op func(ctx context.Context, e *Env, w *Worker) error
 
-// Worker is one client of a loop.
+// Worker is one client of the loop.
 type Worker struct {
-	ID  int
-	N   int64 // operations so far
-	Rng *rand.Rand
+	ID    int
+	Rng   *rand.Rand
+	Begin time.Time // when the operation began, or in an open loop should have begun
 }
 
-// Workload is one kind of load.
+func newWorker(id int) *Worker {
+	return &Worker{ID: id, Rng: rand.New(rand.NewPCG(uint64(id), uint64(time.Now().UnixNano())))}
+}
+
+// Session is a workload prepared for one run.
+type Session struct {
+	Op Op
+	// Own says that the session records by itself, with recorders that it got from Start: what counts is not how long Op
+	// takes but something that it sets off.
+	Own bool
+	// Drain waits for what operations set off, when no more are begun. The run includes it. Nil: nothing.
+	Drain func(ctx context.Context)
+	// Close cleans up, after the measurement. Nil: nothing.
+	Close func(ctx context.Context) error
+}
+
+// Workload is one kind of load. Either Op or Start is set.
 type Workload struct {
 	Name string
 	Doc  string
-	// Keys is the size of the key space if Options do not say.
-	Keys int
-	// Load says whether the key space is to be filled first.
+	// Keys is the size of the key space if Options do not say. Space makes it; nil is the one that most workloads share.
+	Keys  int
+	Space func(n int) *Space
+	// Load says that the key space is to be filled first.
 	Load bool
-	// Op is what workers repeat. Run is a run of its own instead.
-	Op  Op
-	Run func(ctx context.Context, e *Env, rec func() *Recorder) error
+	// Rate is that of an open loop if Options do not say; 0: a closed loop.
+	Rate  float64
+	Op    Op
+	Start func(ctx context.Context, e *Env, record func() *Recorder) (*Session, error)
 }
 
 // Workloads are all of them, in the order of reports.
 func Workloads() []Workload {
-	return []Workload{
-		{Name: "put", Doc: "puts of random keys", Keys: 100_000, Op: put},
-		{Name: "range", Doc: "linearizable reads of one key", Keys: 100_000, Load: true, Op: get()},
-		{Name: "range-serializable", Doc: "serializable reads of one key", Keys: 100_000, Load: true, Op: get(client.WithSerializable())},
-		{Name: "range-limited", Doc: "linearizable reads of the next 50 keys in a large key space", Keys: 500_000, Load: true, Op: page(50)},
-		{Name: "txn", Doc: "transactions of a comparison, a put and a read", Keys: 100_000, Op: txn},
-		{Name: "txn-mix", Doc: "half updates guarded by the mod revision, half pages of 100 keys of a large key space", Keys: 500_000, Load: true, Op: txnMix},
-		{Name: "mixed", Doc: "four reads to one put", Keys: 100_000, Load: true, Op: mixed},
-		{Name: "watch", Doc: "puts seen by 100 watchers each; latency from the put to the event", Keys: 1000, Run: watchFanOut},
-		{Name: "lease-grant", Doc: "grants of leases", Op: leaseGrant, Keys: 1000},
-		{Name: "lease-keepalive", Doc: "renewals of leases", Keys: 1000, Run: leaseKeepAlive},
-		{Name: "lease-expiry", Doc: "leases that end by themselves; latency from when they should", Keys: 1000, Run: leaseExpiry},
-		{Name: "kubernetes", Doc: "updates on the mod revision, creations with leases, lists by prefix, a watch for each prefix", Keys: 20_000, Load: true, Run: kubernetes},
-	}
+	return slices.Concat(kvWorkloads(), watchWorkloads(), leaseWorkloads(), kubernetesWorkloads())
 }
 
 // Find returns workloads by name; "all" is all of them.
@@ -79,6 +69,9 @@ func Find(names []string) ([]Workload, error) {
 			return nil, fmt.Errorf("there is no workload %q; there are: %s", name, strings.Join(Names(), " "))
 		}
 	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("no workload is named; there are: %s", strings.Join(Names(), " "))
+	}
 	return out, nil
 }
 
@@ -88,65 +81,4 @@ func Names() (out []string) {
 		out = append(out, w.Name)
 	}
 	return out
-}
-
-func put(ctx context.Context, e *Env, w *Worker) error {
-	_, err := e.Client.Put(ctx, e.random(w.Rng), e.value)
-	return err
-}
-
-func get(opts ...client.GetOption) Op {
-	return func(ctx context.Context, e *Env, w *Worker) error {
-		_, err := e.Client.Get(ctx, e.random(w.Rng), opts...)
-		return err
-	}
-}
-
-// page reads the next keys of the key space after a random one.
-func page(limit int64) Op {
-	return func(ctx context.Context, e *Env, w *Worker) error {
-		_, err := e.Client.Get(ctx, e.random(w.Rng), client.WithRange("bench0"), client.WithLimit(limit))
-		return err
-	}
-}
-
-func txn(ctx context.Context, e *Env, w *Worker) error {
-	key := e.random(w.Rng)
-	_, err := e.Client.Txn(ctx).If(client.Version(key).LessThan(1<<60)).
-		Then(client.OpPut(key, e.value), client.OpGet(e.random(w.Rng))).Commit()
-	return err
-}
-
-// update reads a key and writes it if nobody else did meanwhile.
-func update(ctx context.Context, e *Env, w *Worker) error {
-	key := e.random(w.Rng)
-	got, err := e.Client.Get(ctx, key)
-	if err != nil {
-		return err
-	}
-	rev := int64(0)
-	if len(got.Kvs) > 0 {
-		rev = got.Kvs[0].ModRevision
-	}
-	_, err = e.Client.Txn(ctx).If(client.ModRevision(key).Equals(rev)).Then(client.OpPut(key, e.value)).Else(client.OpGet(key)).Commit()
-	return err
-}
-
-func txnMix(ctx context.Context, e *Env, w *Worker) error {
-	if w.Rng.IntN(2) == 0 {
-		return update(ctx, e, w)
-	}
-	return page(100)(ctx, e, w)
-}
-
-func mixed(ctx context.Context, e *Env, w *Worker) error {
-	if w.Rng.IntN(5) == 0 {
-		return put(ctx, e, w)
-	}
-	return get()(ctx, e, w)
-}
-
-func leaseGrant(ctx context.Context, e *Env, _ *Worker) error {
-	_, err := e.Client.Grant(ctx, 600)
-	return err
 }
