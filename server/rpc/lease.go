@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/keelson-io/keelson/lease"
 )
@@ -92,40 +94,63 @@ func (s *LeaseService) LeaseLeases(context.Context, *pb.LeaseLeasesRequest) (*pb
 	return resp, nil
 }
 
-// LeaseKeepAlive renews leases as they are named on the stream. A lease that does not exist is answered with TTL 0.
+// LeaseKeepAlive renews leases as they are named on the stream, several at a time. A lease that does not exist is answered
+// with TTL 0.
 func (s *LeaseService) LeaseKeepAlive(stream pb.Lease_LeaseKeepAliveServer) error {
-	done := make(chan error, 1)
-	go func() { done <- s.keepAlive(stream) }()
+	ended := make(chan error, 1+maxRenewals)
+	fail := func(err error) { ended <- err }
+	go func() { fail(s.keepAlive(stream, fail)) }() // Recv may block until this method has returned
 	select {
-	case err := <-done:
+	case err := <-ended:
 		return err
 	case <-stream.Context().Done():
 		return stream.Context().Err()
 	}
 }
 
-func (s *LeaseService) keepAlive(stream pb.Lease_LeaseKeepAliveServer) error {
-	for {
+// maxRenewals is how many renewals of one stream are under way at once: each may wait for a round of consensus, or for
+// the leader. After a failure no more begin.
+const maxRenewals = 32
+
+func (s *LeaseService) keepAlive(stream pb.Lease_LeaseKeepAliveServer, fail func(error)) error {
+	g, ctx := errgroup.WithContext(stream.Context())
+	g.SetLimit(maxRenewals)
+	var sending sync.Mutex
+	for ctx.Err() == nil {
 		req, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
-			return nil
+			break
 		}
 		if err != nil {
 			return err
 		}
-		// The header is made before the renewal: a client never sees a renewal at a revision at which the lease was
-		// already revoked.
-		resp := &pb.LeaseKeepAliveResponse{ID: req.ID, Header: s.cfg.Header.Fill(&pb.ResponseHeader{})}
-		ttl, err := s.cfg.Leases.Renew(stream.Context(), lease.ID(req.ID))
-		switch {
-		case errors.Is(err, lease.ErrLeaseNotFound):
-			ttl = 0
-		case err != nil:
-			return s.cfg.Errors.GRPC(err)
-		}
-		resp.TTL = ttl
-		if err := stream.Send(resp); err != nil {
+		g.Go(func() error {
+			resp, err := s.renew(ctx, req.ID)
+			if err == nil {
+				sending.Lock()
+				err = stream.Send(resp)
+				sending.Unlock()
+			}
+			if err != nil {
+				fail(err)
+			}
 			return err
-		}
+		})
 	}
+	return g.Wait()
+}
+
+func (s *LeaseService) renew(ctx context.Context, id int64) (*pb.LeaseKeepAliveResponse, error) {
+	// The header is made before the renewal: a client never sees a renewal at a revision at which the lease was already
+	// revoked.
+	resp := &pb.LeaseKeepAliveResponse{ID: id, Header: s.cfg.Header.Fill(&pb.ResponseHeader{})}
+	ttl, err := s.cfg.Leases.Renew(ctx, lease.ID(id))
+	switch {
+	case errors.Is(err, lease.ErrLeaseNotFound):
+		ttl = 0
+	case err != nil:
+		return nil, s.cfg.Errors.GRPC(err)
+	}
+	resp.TTL = ttl
+	return resp, nil
 }
