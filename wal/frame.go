@@ -47,12 +47,18 @@ func (e *encoder) append(kind int, data []byte) {
 		e.buf = protowire.AppendBytes(e.buf, data)
 	}
 	size := len(e.buf) - start - frameHeader
-	length := uint64(size)
-	if pad := -size & 7; pad > 0 {
-		length |= uint64(0x80|pad) << 56
-		e.buf = append(e.buf, make([]byte, pad)...)
-	}
+	length, pad := frameLength(size)
+	e.buf = append(e.buf, make([]byte, pad)...)
 	binary.LittleEndian.PutUint64(e.buf[start:], length)
+}
+
+// frameLength is the header of a frame for a record of a size, and the padding.
+func frameLength(size int) (length uint64, pad int) {
+	length = uint64(size)
+	if pad = -size & 7; pad > 0 {
+		length |= uint64(0x80|pad) << 56
+	}
+	return length, pad
 }
 
 // message adds a record whose data is a message.
@@ -87,7 +93,7 @@ type decoder struct {
 }
 
 func newDecoder(r io.Reader, size int64, crc uint32, last bool, buffer int) *decoder {
-	return &decoder{r: bufio.NewReaderSize(r, buffer), size: size, crc: crc, last: last}
+	return &decoder{r: bufio.NewReaderSize(r, int(min(int64(buffer), size))), size: size, crc: crc, last: last}
 }
 
 // next returns the next record; io.EOF at the end of what was written, errTorn, or what is wrong.
@@ -103,9 +109,11 @@ func (d *decoder) next() (record, error) {
 	case err != nil:
 		return record{}, err
 	}
-	size, pad := int64(length&^(0xff<<56)), int64(0)
-	if int64(length) < 0 {
-		pad = int64(length>>56) & 7
+	size := int64(length &^ (0xff << 56))
+	good, padding := frameLength(int(size))
+	pad := int64(padding)
+	if length != good { // never torn: it is within a sector
+		return record{}, fmt.Errorf("%#x is no frame header", length)
 	}
 	if size > d.size-d.valid-pad-frameHeader {
 		return record{}, d.overrun(size)

@@ -3,6 +3,7 @@ package wal
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -36,6 +37,33 @@ func create(t testing.TB, segment int64) (*Log, string) {
 	return l, dir
 }
 
+// createMem makes a log in memory, in memDir.
+func createMem(t testing.TB, segment int64) (*Log, *vfs.Mem) {
+	t.Helper()
+	mem := vfs.NewMem()
+	l, err := Create(mem, memDir, []byte("meta"), Options{SegmentBytes: segment})
+	require.NoError(t, err)
+	return l, mem
+}
+
+const memDir = "/wal"
+
+func readFile(t testing.TB, fs vfs.FS, path string) []byte {
+	t.Helper()
+	b, err := vfs.ReadFile(fs, path)
+	require.NoError(t, err)
+	return b
+}
+
+func writeFile(t testing.TB, fs vfs.FS, path string, b []byte) {
+	t.Helper()
+	f, err := vfs.Create(fs, path)
+	require.NoError(t, err)
+	_, err = f.Write(b)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+}
+
 func requireEntries(t testing.TB, want, got []*raftpb.Entry) {
 	t.Helper()
 	require.Len(t, got, len(want))
@@ -46,9 +74,9 @@ func requireEntries(t testing.TB, want, got []*raftpb.Entry) {
 
 // TestModel appends and overwrites entries over many small segments, reads them back, and opens the log again.
 func TestModel(t *testing.T) {
-	for seed := range uint64(10) {
+	for seed := range uint64(20) {
 		rng := rand.New(rand.NewPCG(seed, 0))
-		l, dir := create(t, 4096)
+		l, mem := createMem(t, 4096)
 		var model []*raftpb.Entry // entry i has index i+1
 		term := uint64(1)
 		hs := state(1, 0)
@@ -70,7 +98,7 @@ func TestModel(t *testing.T) {
 				require.NoError(t, l.Close())
 				var contents *Contents
 				var err error
-				l, contents, err = Open(vfs.OS, dir, nil, Options{SegmentBytes: 4096})
+				l, contents, err = Open(mem, memDir, nil, Options{SegmentBytes: 4096})
 				require.NoError(t, err)
 				require.Equal(t, "meta", string(contents.Metadata))
 				requireEntries(t, model[:len(contents.Entries)], contents.Entries)
@@ -98,7 +126,7 @@ func TestModel(t *testing.T) {
 				require.NoError(t, l.Save(nil, []*raftpb.Entry{e}, true))
 			}
 		}
-		names, err := segments(vfs.OS, dir)
+		names, err := segments(mem, memDir)
 		require.NoError(t, err)
 		require.Greater(t, len(names), 3)
 		require.NoError(t, l.Close())
@@ -161,66 +189,146 @@ func TestInUse(t *testing.T) {
 	require.ErrorIs(t, l.Save(state(1, 1), nil, true), ErrClosed)
 }
 
-func lastSegment(t *testing.T, dir string) string {
-	names, err := segments(vfs.OS, dir)
-	require.NoError(t, err)
-	return filepath.Join(dir, names[len(names)-1])
-}
-
 // TestTorn cuts the last write short at every place, as a crash may: what was acknowledged before it stays.
 func TestTorn(t *testing.T) {
-	l, dir := create(t, 1<<20)
-	require.NoError(t, l.Save(state(1, 0), []*raftpb.Entry{entry(1, 1, 100)}, true))
-	start := l.size
-	require.NoError(t, l.Save(nil, []*raftpb.Entry{entry(2, 1, 3000), entry(3, 1, 10)}, true))
-	end := l.size
-	require.NoError(t, l.Close())
-	whole, err := os.ReadFile(lastSegment(t, dir))
-	require.NoError(t, err)
-	for cut := start; cut < end; cut += 8 + (end-start)/200 {
-		for _, truncated := range []bool{false, true} {
-			torn := bytes.Clone(whole)
-			clear(torn[cut-cut%sectorBytes+sectorBytes*int64(min(1, cut%sectorBytes)):]) // sectors are written as a whole
-			if truncated {
-				torn = bytes.Clone(whole[:cut])
+	for _, segment := range []int64{1 << 14, 1024} { // within the reserved space, and beyond it
+		l, mem := createMem(t, segment)
+		require.NoError(t, l.Save(state(1, 0), []*raftpb.Entry{entry(1, 1, 100)}, true))
+		start := l.size
+		require.NoError(t, l.Save(nil, []*raftpb.Entry{entry(2, 1, 3000), entry(3, 1, 10)}, false))
+		whole := readFile(t, mem, filepath.Join(memDir, segmentName(0, 0)))
+		require.NoError(t, l.Close())
+		end := int64(len(bytes.TrimRight(whole, "\x00")))
+		for cut := start; cut < end; cut += 16 {
+			sector := (cut + sectorBytes - 1) / sectorBytes * sectorBytes // sectors are written as a whole
+			zeroed := bytes.Clone(whole)
+			clear(zeroed[min(sector, int64(len(whole))):])
+			for how, torn := range map[string][]byte{"zeroed": zeroed, "cut off": whole[:cut]} {
+				fs := vfs.NewMem()
+				require.NoError(t, fs.MkdirAll(memDir, 0o700))
+				path := filepath.Join(memDir, segmentName(0, 0))
+				writeFile(t, fs, path, torn)
+				seen, err := ReadOnly(fs, memDir, nil)
+				require.NoError(t, err, "%s at %d", how, cut)
+				require.Equal(t, torn, readFile(t, fs, path), "nothing was changed")
+				l, contents, err := Open(fs, memDir, nil, Options{SegmentBytes: segment})
+				require.NoError(t, err, "%s at %d", how, cut)
+				require.NotEmpty(t, contents.Entries)
+				requireEntries(t, seen.Entries, contents.Entries)
+				if vfs.Exists(fs, path+".broken") {
+					require.Equal(t, torn, readFile(t, fs, path+".broken"))
+				}
+				n := uint64(len(contents.Entries))
+				require.NoError(t, l.Save(nil, []*raftpb.Entry{entry(n+1, 2, 20)}, true))
+				require.NoError(t, l.Close())
+				seen, err = ReadOnly(fs, memDir, nil)
+				require.NoError(t, err)
+				require.Len(t, seen.Entries, int(n)+1)
 			}
-			copied := filepath.Join(t.TempDir(), "wal")
-			require.NoError(t, os.Mkdir(copied, 0o700))
-			path := filepath.Join(copied, filepath.Base(lastSegment(t, dir)))
-			require.NoError(t, os.WriteFile(path, torn, 0o600))
-			l, contents, err := Open(vfs.OS, copied, nil, Options{SegmentBytes: 1 << 20})
-			require.NoError(t, err, "cut at %d (truncated %v)", cut, truncated)
-			require.NotEmpty(t, contents.Entries)
-			n := uint64(len(contents.Entries))
-			require.NoError(t, l.Save(nil, []*raftpb.Entry{entry(n+1, 2, 20)}, true))
-			require.NoError(t, l.Close())
-			_, err = ReadOnly(vfs.OS, copied, nil)
-			require.NoError(t, err)
 		}
 	}
 }
 
-// TestCorrupt flips a byte in the middle: that is no torn write.
+// TestHeadLost opens a log whose last segment has its name and nothing in it.
+func TestHeadLost(t *testing.T) {
+	for _, keep := range []int{0, 16, 20, 30} {
+		l, mem := createMem(t, 1024)
+		for i := uint64(1); len(l.open) < 3; i++ {
+			require.NoError(t, l.Save(state(1, i-1), []*raftpb.Entry{entry(i, 1, 100)}, true))
+		}
+		last, path := l.last, filepath.Join(memDir, l.open[2].name)
+		require.NoError(t, l.SaveSnapshot(&walpb.Snapshot{Index: proto.Uint64(1), Term: proto.Uint64(1)}))
+		require.NoError(t, l.Close())
+		b := readFile(t, mem, path)
+		clear(b[keep:])
+		if keep > 16 {
+			b = b[:keep]
+		}
+		writeFile(t, mem, path, b)
+		l, contents, err := Open(mem, memDir, nil, Options{SegmentBytes: 1024})
+		require.NoError(t, err)
+		require.Len(t, contents.Entries, int(last))
+		require.NoError(t, l.Save(state(1, last), []*raftpb.Entry{entry(last+1, 1, 100)}, true))
+		marker := &walpb.Snapshot{Index: proto.Uint64(last + 1), Term: proto.Uint64(1)}
+		require.NoError(t, l.Save(state(1, last+1), nil, true))
+		require.NoError(t, l.SaveSnapshot(marker))
+		require.NoError(t, l.Close())
+		// The segment stands on its own.
+		contents, err = ReadOnly(mem, memDir, marker)
+		require.NoError(t, err)
+		require.Equal(t, "meta", string(contents.Metadata))
+		require.EqualValues(t, last+1, contents.HardState.GetCommit())
+	}
+}
+
+// TestCorrupt changes a byte: that is no torn write.
 func TestCorrupt(t *testing.T) {
-	l, dir := create(t, 1<<20)
+	l, mem := createMem(t, 1<<20)
+	var at int64 // of some frame
 	for i := uint64(1); i < 50; i++ {
+		if i == 20 {
+			at = l.size
+		}
 		require.NoError(t, l.Save(state(1, i), []*raftpb.Entry{entry(i, 1, 1000)}, true))
 	}
 	require.NoError(t, l.Close())
-	path := lastSegment(t, dir)
-	data, err := os.ReadFile(path)
-	require.NoError(t, err)
-	data[20_000] ^= 1
-	require.NoError(t, os.WriteFile(path, data, 0o600))
-	_, _, err = Open(vfs.OS, dir, nil, Options{})
+	path := filepath.Join(memDir, segmentName(0, 0))
+	good := readFile(t, mem, path)
+	for what, change := range map[string]func(b []byte){
+		"data":                           func(b []byte) { b[500] ^= 1 },
+		"kind":                           func(b []byte) { b[frameHeader+1] = 6 },
+		"length, a little":               func(b []byte) { b[0] ^= 8 },
+		"length, within the file":        func(b []byte) { b[2] ^= 1 },
+		"length, beyond the file":        func(b []byte) { b[4] ^= 1 },
+		"length, far beyond":             func(b []byte) { b[6] ^= 0x80 },
+		"padding":                        func(b []byte) { b[7] ^= 0x83 },
+		"checksum":                       func(b []byte) { b[frameHeader+3] ^= 1 },
+		"data, with an empty frame next": func(b []byte) { b[500] ^= 1; clear(b[1032:1048]) },
+	} {
+		bad := bytes.Clone(good)
+		change(bad[at:])
+		writeFile(t, mem, path, bad)
+		_, _, err := Open(mem, memDir, nil, Options{})
+		var corrupt *CorruptError
+		require.ErrorAs(t, err, &corrupt, what)
+		require.Equal(t, path, corrupt.File)
+		require.GreaterOrEqual(t, corrupt.Offset, at)
+		require.Less(t, corrupt.Offset, at+2000)
+		require.NotEmpty(t, corrupt.Advice)
+		_, err = ReadOnly(mem, memDir, nil)
+		require.ErrorAs(t, err, &corrupt, what)
+		_, err = SnapshotMarkers(mem, memDir)
+		require.ErrorAs(t, err, &corrupt, what)
+		require.Equal(t, bad, readFile(t, mem, path), "nothing was changed")
+		names, err := mem.ReadDir(memDir)
+		require.NoError(t, err)
+		require.Len(t, names, 1)
+	}
+}
+
+// TestIndexGap refuses entries that do not follow each other.
+func TestIndexGap(t *testing.T) {
+	l, mem := createMem(t, 0)
+	require.NoError(t, l.Save(nil, []*raftpb.Entry{entry(1, 1, 1), entry(3, 1, 1)}, true))
+	require.NoError(t, l.Close())
+	_, err := ReadOnly(mem, memDir, nil)
 	var corrupt *CorruptError
 	require.ErrorAs(t, err, &corrupt)
-	require.Equal(t, path, corrupt.File)
-	require.Less(t, corrupt.Offset, int64(20_000))
-	require.Contains(t, err.Error(), "checksum")
-	after, err := os.ReadFile(path)
-	require.NoError(t, err)
-	require.Equal(t, data, after, "nothing was changed")
+}
+
+// TestMissingSegment refuses a log with a hole.
+func TestMissingSegment(t *testing.T) {
+	l, mem := createMem(t, 1024)
+	for i := uint64(1); len(l.open) < 4; i++ {
+		require.NoError(t, l.Save(nil, []*raftpb.Entry{entry(i, 1, 100)}, true))
+	}
+	middle := l.open[1].name
+	require.NoError(t, l.Close())
+	require.NoError(t, mem.Remove(filepath.Join(memDir, middle)))
+	_, _, err := Open(mem, memDir, nil, Options{})
+	var corrupt *CorruptError
+	require.ErrorAs(t, err, &corrupt)
+	require.Contains(t, err.Error(), "missing")
 }
 
 // TestEtcdWroteIt reads the beginning of a log of etcd 3.7.3.
@@ -237,14 +345,38 @@ func TestEtcdWroteIt(t *testing.T) {
 	for i, e := range contents.Entries {
 		require.EqualValues(t, i+1, e.GetIndex())
 	}
+	require.EqualValues(t, 5, contents.HardState.GetCommit())
+
 	// Written anew, it is the same, byte for byte.
-	copied := filepath.Join(t.TempDir(), "wal")
-	l, err := Create(vfs.OS, copied, contents.Metadata, Options{})
+	d := newDecoder(bytes.NewReader(src), int64(len(src)), 0, false, 4096)
+	var enc encoder
+	for {
+		rec, err := d.next()
+		if err == io.EOF {
+			break
+		}
+		require.NoError(t, err)
+		m := map[int]proto.Message{kindEntry: &raftpb.Entry{}, kindState: &raftpb.HardState{}, kindSnapshot: &walpb.Snapshot{}}[rec.kind]
+		if m == nil {
+			enc.append(rec.kind, rec.data)
+			continue
+		}
+		require.NoError(t, proto.Unmarshal(rec.data, m))
+		require.NoError(t, enc.message(rec.kind, m))
+	}
+	require.Greater(t, d.valid, int64(600))
+	require.Equal(t, src[:d.valid], enc.buf)
+	fs := vfs.NewMem()
+	l, err := Create(fs, memDir, contents.Metadata, Options{})
 	require.NoError(t, err)
-	defer l.Close()
-	again, err := os.ReadFile(filepath.Join(copied, segmentName(0, 0)))
+	require.Equal(t, src[:l.size], readFile(t, fs, filepath.Join(memDir, segmentName(0, 0)))[:l.size])
+	require.NoError(t, l.Close())
+
+	// It can be gone on with.
+	l, contents, err = Open(vfs.OS, dir, nil, Options{SegmentBytes: 1 << 16})
 	require.NoError(t, err)
-	require.Equal(t, src[:l.size], again[:l.size])
+	require.NoError(t, l.Save(state(3, 5), []*raftpb.Entry{entry(uint64(len(contents.Entries)+1), 3, 100)}, true))
+	require.NoError(t, l.Close())
 }
 
 func FuzzDecode(f *testing.F) {
@@ -267,23 +399,45 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
+// TestSaveAllocations: a log in use does not allocate.
+func TestSaveAllocations(t *testing.T) {
+	l, _ := create(t, 0)
+	defer l.Close()
+	ents := []*raftpb.Entry{entry(1, 1, 300), entry(2, 1, 3000)}
+	hs, index := state(1, 1), uint64(0)
+	n := testing.AllocsPerRun(500, func() {
+		index += 2
+		*ents[0].Index, *ents[1].Index = index-1, index
+		if err := l.Save(hs, ents, false); err != nil {
+			t.Fatal(err)
+		}
+	})
+	require.Less(t, n, 1.0)
+}
+
 func BenchmarkSave(b *testing.B) {
-	for _, n := range []int{1, 100} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			l, _ := create(b, 0)
-			defer l.Close()
-			b.ReportAllocs()
-			index := uint64(1)
-			for range b.N {
+	for _, sync := range []bool{false, true} {
+		for _, n := range []int{1, 100} {
+			b.Run(fmt.Sprintf("entries=%d/sync=%v", n, sync), func(b *testing.B) {
+				l, _ := create(b, 0)
+				defer l.Close()
 				ents := make([]*raftpb.Entry, n)
-				for j := range ents {
-					ents[j] = &raftpb.Entry{Type: raftpb.EntryNormal.Enum(), Index: proto.Uint64(index), Term: proto.Uint64(1), Data: make([]byte, 256)}
-					index++
+				for i := range ents {
+					ents[i] = entry(0, 1, 256)
 				}
-				if err := l.Save(nil, ents, false); err != nil {
-					b.Fatal(err)
+				index := uint64(0)
+				b.ReportAllocs()
+				b.SetBytes(int64(n) * 256)
+				for b.Loop() {
+					for _, e := range ents {
+						index++
+						*e.Index = index
+					}
+					if err := l.Save(nil, ents, sync); err != nil {
+						b.Fatal(err)
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }

@@ -26,7 +26,7 @@ const (
 )
 
 // Faulty is a file system that asks a function before every operation, and fails with its error. A write that fails has
-// written its first half. The function may block, to slow the operation down, and is called from any goroutine.
+// written its first half, up to a full sector, as systems do. The function may block, to slow the operation down, and is called from any goroutine.
 type Faulty struct {
 	base   FS
 	before func(op Op, name string) error
@@ -122,9 +122,16 @@ func (f *faultyFile) ReadAt(b []byte, off int64) (int, error) {
 	return f.File.ReadAt(b, off)
 }
 
+// firstHalf is how much of a write at an offset is done.
+func firstHalf(n int, at int64) int {
+	end := at + int64(n/2)
+	return int(max(0, end-end%sectorBytes-at))
+}
+
 func (f *faultyFile) Write(b []byte) (int, error) {
 	if err := f.before(OpWrite, f.Name()); err != nil {
-		n, _ := f.File.Write(b[:len(b)/2])
+		at, _ := f.File.Seek(0, io.SeekCurrent)
+		n, _ := f.File.Write(b[:firstHalf(len(b), at)])
 		return n, err
 	}
 	return f.File.Write(b)
@@ -132,7 +139,7 @@ func (f *faultyFile) Write(b []byte) (int, error) {
 
 func (f *faultyFile) WriteAt(b []byte, off int64) (int, error) {
 	if err := f.before(OpWrite, f.Name()); err != nil {
-		n, _ := f.File.WriteAt(b[:len(b)/2], off)
+		n, _ := f.File.WriteAt(b[:firstHalf(len(b), off)], off)
 		return n, err
 	}
 	return f.File.WriteAt(b, off)
