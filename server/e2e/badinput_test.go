@@ -35,7 +35,7 @@ func TestBadInput(t *testing.T) {
 
 func TestStressBadInput(t *testing.T) {
 	servertest.Stress(t)
-	badInput(t, 100)
+	badInput(t, 20)
 }
 
 func badInput(t *testing.T, rounds int) {

@@ -91,8 +91,8 @@ func TestDamagedDirectory(t *testing.T) {
 	for _, writer := range []kind{keelson, etcd} {
 		c := startCluster(t, []kind{writer}, "--snapshot-count=50", "--snapshot-catchup-entries=10")
 		m := c.Members[0]
-		populate(t, c.on[m], 1)
-		populate(t, c.on[m], 2)
+		populate(t, c.on[m], 1, 120)
+		populate(t, c.on[m], 2, 120)
 		c.Stop(m)
 		whole := m.Dir
 		for name, damage := range map[string]func(dir string){

@@ -2,10 +2,12 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +22,14 @@ import (
 	"github.com/keelson-io/keelson/server/servertest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain lets some tests run side by side also on a small machine: they wait for elections most of the time.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if os.Getenv("KEELSON_STRESS") == "" && runtime.GOMAXPROCS(0) < 3 {
+		_ = flag.Set("test.parallel", "3")
+	}
+	goleak.VerifyTestMain(m)
+}
 
 type member = servertest.Member
 

@@ -13,7 +13,10 @@ import (
 func TestDataDirectory(t *testing.T) {
 	for _, first := range []kind{etcd, keelson} {
 		for how, end := range ends {
-			t.Run(string(first)+"/"+how, func(t *testing.T) { handOver(t, first, end, 2) })
+			t.Run(string(first)+"/"+how, func(t *testing.T) {
+				t.Parallel()
+				handOver(t, first, end, 2)
+			})
 		}
 	}
 }
@@ -39,13 +42,13 @@ func handOver(t *testing.T, first kind, end func(*cluster, *member), turns int) 
 	m := c.Members[0]
 	c.run(m)
 	for turn := range turns {
-		populate(t, c.on[m], 2*turn+1)
+		populate(t, c.on[m], 2*turn+1, 120)
 		if turn%2 == 0 {
 			fill(t, c.on[m])
 		}
 		end(c, m)
 		c.run(m)
-		populate(t, c.on[m], 2*turn+2)
+		populate(t, c.on[m], 2*turn+2, 120)
 		before := stateOf(t, c.on[m])
 		requireLog(t, m)
 		end(c, m)
@@ -68,7 +71,10 @@ func requireLog(t *testing.T, m *member) {
 }
 
 // TestDataDirectoryUnderLoad kills the writer in the middle of its work; the other kind goes on with its directory.
-func TestDataDirectoryUnderLoad(t *testing.T) { takeTurns(t, 4) }
+func TestDataDirectoryUnderLoad(t *testing.T) {
+	t.Parallel()
+	takeTurns(t, 4)
+}
 
 func TestStressDataDirectoryUnderLoad(t *testing.T) {
 	servertest.Stress(t)

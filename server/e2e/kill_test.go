@@ -9,7 +9,10 @@ import (
 )
 
 // TestKill kills members of a cluster under load, -9: each of them alone, two, all three.
-func TestKill(t *testing.T) { killLoop(t, 5) }
+func TestKill(t *testing.T) {
+	t.Parallel()
+	killLoop(t, 5)
+}
 
 func TestStressKill(t *testing.T) {
 	servertest.Stress(t)

@@ -64,7 +64,7 @@ func throughAny(t *testing.T, c *cluster) {
 	for i, lead := range c.Members {
 		c.moveLeader(lead)
 		for j, m := range c.Members {
-			populate(t, c.on[m], 1+10*i+j)
+			populate(t, c.on[m], 1+10*i+j, 20)
 			c.agree()
 			state := stateOf(t, c.on[m])
 			for _, other := range c.Members {

@@ -37,7 +37,7 @@ func TestStressReplaceFresh(t *testing.T) {
 
 func replaceInPlace(t *testing.T, rounds int) {
 	c := startCluster(t, []kind{etcd, etcd, etcd}, "--snapshot-count=200", "--snapshot-catchup-entries=50")
-	populate(t, c.on[c.Members[0]], 1)
+	populate(t, c.on[c.Members[0]], 1, 120)
 	leases := stateOf(t, c.on[c.Members[0]]).Leases
 	l := startLoad(t, c, 4)
 	for round := range 2 * rounds {
@@ -65,7 +65,7 @@ func replaceInPlace(t *testing.T, rounds int) {
 // replaceFresh replaces all members by Keelson and then some of them by etcd, by rounds.
 func replaceFresh(t *testing.T, rounds, back int, flags ...string) {
 	c := startCluster(t, []kind{etcd, etcd, etcd}, append(flags, "--snapshot-count=200", "--snapshot-catchup-entries=50")...)
-	populate(t, c.on[c.Members[0]], 1)
+	populate(t, c.on[c.Members[0]], 1, 120)
 	leases := stateOf(t, c.on[c.Members[0]]).Leases
 	l := startLoad(t, c, 4)
 	for round := range 2 * rounds {

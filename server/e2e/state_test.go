@@ -92,8 +92,8 @@ func stateOf(t testing.TB, s services) state {
 	return st
 }
 
-// populate writes everything that a data directory may hold. round makes the names differ.
-func populate(t testing.TB, s services, round int) {
+// populate writes everything that a data directory may hold, with so many plain puts. round makes the names differ.
+func populate(t testing.TB, s services, round, puts int) {
 	t.Helper()
 	ctx := within(t, 2*patience)
 	put := func(key, value string, lease int64) int64 {
@@ -102,9 +102,9 @@ func populate(t testing.TB, s services, round int) {
 		return r.Header.Revision
 	}
 	var compact int64
-	for i := range 120 {
+	for i := range puts {
 		r := put(fmt.Sprintf("a/%d", i%50), fmt.Sprintf("%d of %d", i, round), 0)
-		if i == 60 {
+		if i == puts/2 {
 			compact = r
 		}
 	}
