@@ -71,23 +71,31 @@ func (h *history) find(marker uint64, c *Contents) (int, error) {
 	return 0, fmt.Errorf("%d entries after %d with state %v are no state between %d and %d records", len(c.Entries), marker, c.HardState, h.acked, len(h.records))
 }
 
-// power cuts the power after some operations of the file system.
+// power ends the life of a log after some operations of the file system: it cuts the power or kills the process.
 type power struct {
 	mu      sync.Mutex
 	mem     *vfs.Mem
 	rng     *rand.Rand
+	kill    bool
 	left    int // operations
 	history history
 	after   *vfs.Mem // what the crash left
 	then    history  // at that time
 }
 
+var errKilled = errors.New("killed")
+
 func (p *power) before(vfs.Op, string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.left--; p.left == 0 {
-		p.after = p.mem.CrashClone(p.rng)
 		p.then = history{p.history.records[:len(p.history.records):len(p.history.records)], p.history.acked}
+		if p.after = p.mem; !p.kill {
+			p.after = p.mem.CrashClone(p.rng)
+		}
+	}
+	if p.kill && p.left <= 0 {
+		return errKilled
 	}
 	return nil
 }
@@ -121,63 +129,67 @@ type life struct {
 
 const crashDir = "/data/member/wal"
 
-// start opens or creates the log and checks what is in it.
-func (l *life) start(fs vfs.FS, o Options) {
+// start opens or creates the log and checks what is in it. Its errors are those of a process that is killed.
+func (l *life) start(fs vfs.FS, o Options) (err error) {
 	t, h := l.t, &l.p.history
-	if !Exist(fs, crashDir) {
+	if !Exist(l.p.mem, crashDir) {
 		require.Zero(t, h.acked)
-		require.NoError(t, fs.MkdirAll(filepath.Dir(crashDir), 0o700))
-		require.NoError(t, fs.SyncDir("/data"))
-		log, err := Create(fs, crashDir, []byte("meta"), o)
-		require.NoError(t, err)
-		l.log = log
-		l.p.mu.Lock()
-		h.records, h.acked = nil, 0
-		l.p.mu.Unlock()
-		return
+		require.NoError(t, l.p.mem.MkdirAll(filepath.Dir(crashDir), 0o700))
+		require.NoError(t, l.p.mem.SyncDir("/data"))
+		l.log, err = Create(fs, crashDir, []byte("meta"), o)
+		return err
 	}
-	markers, err := SnapshotMarkers(fs, crashDir)
+	markers, err := SnapshotMarkers(l.p.mem, crashDir)
 	require.NoError(t, err)
 	marker := markers[len(markers)-1]
 	require.GreaterOrEqual(t, marker.GetIndex(), h.marker(h.acked))
-	seen, err := ReadOnly(fs, crashDir, marker)
+	seen, err := ReadOnly(l.p.mem, crashDir, marker)
 	require.NoError(t, err)
 	log, contents, err := Open(fs, crashDir, marker, o)
-	require.NoError(t, err)
+	if err != nil {
+		return err
+	}
 	l.log = log
 	require.Equal(t, "meta", string(contents.Metadata))
 	requireEntries(t, seen.Entries, contents.Entries)
 	k, err := h.find(marker.GetIndex(), contents)
 	require.NoError(t, err)
-	if len(contents.Entries) > 0 {
-		first := contents.Entries[0].GetIndex()
-		got, err := log.Entries(first, first+uint64(len(contents.Entries)), 1<<62)
-		require.NoError(t, err)
-		requireEntries(t, contents.Entries, got)
-	}
 	l.p.mu.Lock()
 	h.records, h.acked = h.records[:k], k // Open makes it durable
 	l.p.mu.Unlock()
+	if len(contents.Entries) == 0 {
+		return nil
+	}
+	first := contents.Entries[0].GetIndex()
+	got, err := log.Entries(first, first+uint64(len(contents.Entries)), 1<<62)
+	if err == nil {
+		requireEntries(t, contents.Entries, got)
+	}
+	return err
 }
 
 // step does one random thing.
-func (l *life) step(fs vfs.FS) {
+func (l *life) step(fs vfs.FS) error {
 	ents, hs := l.p.history.replay(len(l.p.history.records))
 	commit := hs.GetCommit()
 	last := uint64(len(ents))
 	switch l.rng.IntN(10) {
 	case 0: // marker of what is committed
 		if commit == 0 {
-			return
+			return nil
 		}
 		index := commit - uint64(l.rng.IntN(int(min(commit, 5))))
 		marker := &walpb.Snapshot{Index: proto.Uint64(index), Term: ents[index-1].Term, ConfState: &raftpb.ConfState{Voters: []uint64{1}}}
 		l.p.add(written{marker: marker})
-		require.NoError(l.t, l.log.SaveSnapshot(marker))
+		if err := l.log.SaveSnapshot(marker); err != nil {
+			return err
+		}
 		l.p.ack()
-		require.NoError(l.t, l.log.ReleaseTo(index))
+		if err := l.log.ReleaseTo(index); err != nil {
+			return err
+		}
 		_, err := Purge(fs, crashDir, suffix, 2, nil)
-		require.NoError(l.t, err)
+		return err
 	case 1: // a new leader replaces the end
 		l.term++
 		last = commit + uint64(l.rng.IntN(int(last-commit)+1))
@@ -196,29 +208,37 @@ func (l *life) step(fs vfs.FS) {
 			l.p.add(written{state: next})
 		}
 		sync := l.rng.IntN(3) > 0
-		require.NoError(l.t, l.log.Save(next, add, sync))
+		if err := l.log.Save(next, add, sync); err != nil {
+			return err
+		}
 		if sync {
 			l.p.ack()
 		}
 	}
+	return nil
 }
 
-// TestCrash cuts the power again and again, in the middle of anything, and goes on with what is left.
+// TestCrash cuts the power or kills the process again and again, in the middle of anything, and goes on with what is left.
 func TestCrash(t *testing.T) {
 	repaired := 0
 	for seed := range uint64(80) {
 		rng := rand.New(rand.NewPCG(seed, 7))
 		o := Options{SegmentBytes: 1024 << rng.IntN(4)}
 		mem, h := vfs.NewMem(), history{}
-		for generation := range 8 {
-			p := &power{mem: mem, rng: rand.New(rand.NewPCG(seed, uint64(generation))), left: 1 + rng.IntN(300), history: h}
+		for generation := range 12 {
+			p := &power{mem: mem, rng: rand.New(rand.NewPCG(seed, uint64(generation))), kill: rng.IntN(3) == 0, left: 1 + rng.IntN(20<<rng.IntN(5)), history: h}
 			fs := vfs.NewFaulty(mem, p.before)
 			l := &life{t: t, rng: rng, p: p, term: uint64(generation)*1000 + 1}
-			l.start(fs, o)
-			for !p.gone() {
-				l.step(fs)
+			err := l.start(fs, o)
+			for err == nil && !p.gone() {
+				err = l.step(fs)
 			}
-			require.NoError(t, l.log.Close())
+			if err != nil {
+				require.ErrorIs(t, err, errKilled)
+			}
+			if l.log != nil {
+				require.NoError(t, ignoreKilled(l.log.Close()))
+			}
 			mem, h = p.after, p.then
 		}
 		names, _ := mem.ReadDir(crashDir)
@@ -227,6 +247,13 @@ func TestCrash(t *testing.T) {
 		}
 	}
 	require.Positive(t, repaired, "no write was ever torn")
+}
+
+func ignoreKilled(err error) error {
+	if errors.Is(err, errKilled) {
+		return nil
+	}
+	return err
 }
 
 // TestPoisoned fails operations: nothing is written after an error, and what was acknowledged before is there.

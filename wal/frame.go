@@ -89,6 +89,7 @@ type decoder struct {
 	valid int64 // end of the last good frame
 	crc   uint32
 	last  bool // segment: only there may a write be torn
+	lost  bool // the file cannot be read: nothing is known of what it holds
 	buf   []byte
 }
 
@@ -107,7 +108,7 @@ func (d *decoder) next() (record, error) {
 	case err == io.ErrUnexpectedEOF:
 		return record{}, d.torn(fmt.Errorf("%d bytes of a frame header", n))
 	case err != nil:
-		return record{}, err
+		return record{}, d.unreadable(err)
 	}
 	size := int64(length &^ (0xff << 56))
 	good, padding := frameLength(int(size))
@@ -125,7 +126,7 @@ func (d *decoder) next() (record, error) {
 	if _, err := io.ReadFull(d.r, d.buf); err == io.EOF || err == io.ErrUnexpectedEOF {
 		return record{}, d.torn(err)
 	} else if err != nil {
-		return record{}, err
+		return record{}, d.unreadable(err)
 	}
 	before := d.crc
 	rec, err := d.check(d.buf[:size])
@@ -149,7 +150,7 @@ func (d *decoder) overrun(size int64) error {
 	}
 	rest, rerr := io.ReadAll(d.r)
 	if rerr != nil {
-		return rerr
+		return d.unreadable(rerr)
 	}
 	if d.wrongLength(rest, size) {
 		return err
@@ -162,6 +163,11 @@ func (d *decoder) overrun(size int64) error {
 func (d *decoder) wrongLength(b []byte, size int64) bool {
 	rec, n, err := parseRecord(b, true)
 	return err == nil && rec.data != nil && int64(n) != size && crc32.Update(d.crc, castagnoli, rec.data) == rec.crc
+}
+
+func (d *decoder) unreadable(err error) error {
+	d.lost = true
+	return err
 }
 
 func (d *decoder) torn(err error) error {

@@ -83,6 +83,8 @@ func (r *reader) segment(f vfs.File, name string, last bool) error {
 			return nil
 		case errors.Is(err, errTorn), errors.Is(err, ErrSnapshotMismatch):
 			return err
+		case d.lost:
+			return fmt.Errorf("wal: reading %s: %w", filepath.Join(r.dir, name), err)
 		case err != nil:
 			return &CorruptError{File: filepath.Join(r.dir, name), Offset: d.valid, Reason: err.Error(), Advice: adviceRejoin}
 		}

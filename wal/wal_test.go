@@ -203,7 +203,13 @@ func TestTorn(t *testing.T) {
 			sector := (cut + sectorBytes - 1) / sectorBytes * sectorBytes // sectors are written as a whole
 			zeroed := bytes.Clone(whole)
 			clear(zeroed[min(sector, int64(len(whole))):])
-			for how, torn := range map[string][]byte{"zeroed": zeroed, "cut off": whole[:cut]} {
+			hole := bytes.Clone(whole)
+			clear(hole[min(sector, int64(len(whole))):min(sector+sectorBytes, int64(len(whole)))])
+			cases := map[string][]byte{"zeroed": zeroed, "cut off": whole[:cut]}
+			if sector < end-1024 { // else the last frame may be whole but for what is no full sector
+				cases["hole"] = hole
+			}
+			for how, torn := range cases {
 				fs := vfs.NewMem()
 				require.NoError(t, fs.MkdirAll(memDir, 0o700))
 				path := filepath.Join(memDir, segmentName(0, 0))
