@@ -24,10 +24,9 @@ type chart struct {
 }
 
 // tick is a mark on an axis.
-type tick struct {
-	At    float64
-	Label string
-}
+type tick struct{ At, Label string }
+
+func newTick(at float64, label string) tick { return tick{fmt.Sprintf("%.1f", at), label} }
 
 // axis maps values to 0 to 1.
 type axis func(v float64) float64
@@ -70,10 +69,10 @@ func throughputChart(results []*Result) chart {
 	x := func(v float64) float64 { return v / end }
 	y := func(v float64) float64 { return v / top }
 	for i := 0; float64(i)*stepX <= end*1.0001; i++ {
-		c.X = append(c.X, tick{c.atX(x(float64(i) * stepX)), short(float64(i)*stepX) + " s"})
+		c.X = append(c.X, newTick(c.atX(x(float64(i)*stepX)), short(float64(i)*stepX)+" s"))
 	}
 	for i := 0; float64(i)*stepY <= top*1.0001; i++ {
-		c.Y = append(c.Y, tick{c.atY(y(float64(i) * stepY)), short(float64(i) * stepY)})
+		c.Y = append(c.Y, newTick(c.atY(y(float64(i)*stepY)), short(float64(i)*stepY)))
 	}
 	for _, r := range results {
 		var points []point
@@ -107,10 +106,10 @@ func latencyChart(results []*Result) chart {
 		return max(0, (math.Log10(max(ms, 1e-6))-lowest)/(highest-lowest))
 	}
 	for _, p := range []float64{0, 50, 90, 99, 99.9, 99.99} {
-		c.X = append(c.X, tick{c.atX(x(p)), fmt.Sprintf("%g %%", p)})
+		c.X = append(c.X, newTick(c.atX(x(p)), fmt.Sprintf("%g %%", p)))
 	}
 	for e := lowest; e <= highest; e++ {
-		c.Y = append(c.Y, tick{c.atY(y(math.Pow(10, e))), short(math.Pow(10, e))})
+		c.Y = append(c.Y, newTick(c.atY(y(math.Pow(10, e))), short(math.Pow(10, e))))
 	}
 	for _, r := range results {
 		var points []point

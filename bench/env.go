@@ -60,11 +60,35 @@ func Open(ctx context.Context, w Workload, o Options) (_ *Env, err error) {
 	return e, nil
 }
 
-// Dial makes a client of the i-th endpoint alone, modulo their number, for what would not be spread otherwise: a client has
-// all its watches on one connection.
-func (e *Env) Dial(i int) (*client.Client, error) {
+// sideClients is how many Streams there are.
+const sideClients = 4
+
+// Streams makes further clients, spread over the endpoints, for what would not be spread otherwise: a client has all its
+// watches on one stream, and all its keep-alives on another.
+func (e *Env) Streams() (s Streams, err error) {
 	eps := e.Options.Endpoints
-	return client.New(client.Config{Endpoints: eps[i%len(eps) : i%len(eps)+1]})
+	for i := range sideClients {
+		c, err := client.New(client.Config{Endpoints: eps[i%len(eps) : i%len(eps)+1]})
+		if err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+		s = append(s, c)
+	}
+	return s, nil
+}
+
+// Streams are clients.
+type Streams []*client.Client
+
+// Of is the client that the i-th user has.
+func (s Streams) Of(i int) *client.Client { return s[i%len(s)] }
+
+// Close closes them.
+func (s Streams) Close() (err error) {
+	for _, c := range s {
+		err = errors.Join(err, c.Close())
+	}
+	return err
 }
 
 // Close ends the connections.

@@ -69,20 +69,24 @@ func startGrants(_ context.Context, e *Env, _ func() *Recorder) (*Session, error
 }
 
 func startKeepAlives(ctx context.Context, e *Env, _ func() *Recorder) (*Session, error) {
+	streams, err := e.Streams()
+	if err != nil {
+		return nil, err
+	}
 	g := make(granted, e.Options.Clients)
 	for i := range g {
 		l, err := e.Client.Grant(ctx, longTTL)
 		if err != nil {
-			return nil, errors.Join(err, g.revoke(ctx, e.Client))
+			return nil, errors.Join(err, g.revoke(ctx, e.Client), streams.Close())
 		}
 		g[i] = []client.LeaseID{client.LeaseID(l.ID)}
 	}
 	return &Session{
 		Op: func(ctx context.Context, e *Env, w *Worker) error {
-			_, err := e.Client.KeepAliveOnce(ctx, g[w.ID][0])
+			_, err := streams.Of(w.ID).KeepAliveOnce(ctx, g[w.ID][0])
 			return err
 		},
-		Close: func(ctx context.Context) error { return g.revoke(ctx, e.Client) },
+		Close: func(ctx context.Context) error { return errors.Join(g.revoke(ctx, e.Client), streams.Close()) },
 	}, nil
 }
 

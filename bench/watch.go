@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -14,9 +15,6 @@ import (
 // watchers is how many see each put.
 const watchers = 100
 
-// watchClients is how many clients share the watchers. Each has a stream of its own.
-const watchClients = 4
-
 func watchWorkloads() []Workload {
 	return []Workload{
 		{Name: "watch", Doc: fmt.Sprintf("puts that %d watchers see; what counts is the events, latency from the put to the event", watchers), Start: startFanOut},
@@ -27,7 +25,7 @@ func watchWorkloads() []Workload {
 // have seen its put: a queue that grows would say more about its length than about the servers.
 type fanOut struct {
 	puts    []sighting
-	clients []*client.Client
+	streams Streams
 	stop    context.CancelFunc
 	wg      sync.WaitGroup
 }
@@ -46,22 +44,18 @@ func startFanOut(ctx context.Context, e *Env, record func() *Recorder) (_ *Sessi
 	f := &fanOut{puts: make([]sighting, e.Options.Clients), stop: cancel}
 	defer func() {
 		if err != nil {
-			f.close()
+			err = errors.Join(err, f.close())
 		}
 	}()
 	for i := range f.puts {
 		f.puts[i].key = fmt.Sprintf("%s%06d", watchPrefix, i)
 		f.puts[i].all = make(chan uint64, 1)
 	}
-	for i := range watchClients {
-		c, err := e.Dial(i)
-		if err != nil {
-			return nil, err
-		}
-		f.clients = append(f.clients, c)
+	if f.streams, err = e.Streams(); err != nil {
+		return nil, err
 	}
 	for i := range watchers {
-		w := f.clients[i%watchClients].Watch(ctx, watchPrefix, client.WithPrefix()) // returns when it is established
+		w := f.streams.Of(i).Watch(ctx, watchPrefix, client.WithPrefix()) // returns when it is established
 		if err := w.Err(); err != nil {
 			return nil, err
 		}
@@ -72,7 +66,7 @@ func startFanOut(ctx context.Context, e *Env, record func() *Recorder) (_ *Sessi
 	return &Session{
 		Own:   true,
 		Op:    func(ctx context.Context, e *Env, w *Worker) error { return f.put(ctx, e, w, pad) },
-		Close: func(context.Context) error { f.close(); return nil },
+		Close: func(context.Context) error { return f.close() },
 	}, nil
 }
 
@@ -136,10 +130,8 @@ func (f *fanOut) see(ctx context.Context, w *client.Watcher, r *Recorder) {
 	}
 }
 
-func (f *fanOut) close() {
+func (f *fanOut) close() error {
 	f.stop()
 	f.wg.Wait()
-	for _, c := range f.clients {
-		_ = c.Close()
-	}
+	return f.streams.Close()
 }
