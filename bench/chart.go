@@ -10,7 +10,7 @@ import (
 const (
 	chartWidth, chartHeight = 520, 220
 	plotLeft, plotTop       = 64, 8
-	plotWidth, plotHeight   = chartWidth - plotLeft - 12, chartHeight - plotTop - 26
+	plotWidth, plotHeight   = chartWidth - plotLeft - 28, chartHeight - plotTop - 26
 )
 
 // chart is lines in an SVG picture.

@@ -60,14 +60,15 @@ func Open(ctx context.Context, w Workload, o Options) (_ *Env, err error) {
 	return e, nil
 }
 
-// sideClients is how many Streams there are.
+// sideClients is how many Streams there are at least.
 const sideClients = 4
 
 // Streams makes further clients, spread over the endpoints, for what would not be spread otherwise: a client has all its
-// watches on one stream, and all its keep-alives on another.
+// watches on one stream, and all its keep-alives on another. Each endpoint has as many: where the leader happens to be must
+// not matter.
 func (e *Env) Streams() (s Streams, err error) {
 	eps := e.Options.Endpoints
-	for i := range sideClients {
+	for i := range (sideClients + len(eps) - 1) / len(eps) * len(eps) {
 		c, err := client.New(client.Config{Endpoints: eps[i%len(eps) : i%len(eps)+1]})
 		if err != nil {
 			return nil, errors.Join(err, s.Close())

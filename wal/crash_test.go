@@ -239,7 +239,9 @@ func TestCrash(t *testing.T) {
 			if l.log != nil {
 				require.NoError(t, ignoreKilled(l.log.Close()))
 			}
-			mem, h = p.after, p.then
+			if mem, h = p.after, p.then; p.kill { // while it died it may still have written something
+				h = p.history
+			}
 		}
 		names, _ := mem.ReadDir(crashDir)
 		if strings.Contains(fmt.Sprint(names), ".broken") {

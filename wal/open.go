@@ -38,6 +38,7 @@ type reader struct {
 	state    []byte
 	markers  []*walpb.Snapshot
 	matched  bool
+	term     uint64 // of the entry at the start; 0: not seen
 	last     uint64 // index of the last entry
 	crc      uint32
 	valid    int64 // end of what is good in the last segment
@@ -125,6 +126,9 @@ func (r *reader) take(rec *record, seq uint64) error {
 				return fmt.Errorf("%w: index %d, term %d, not %d", ErrSnapshotMismatch, m.GetIndex(), m.GetTerm(), r.start.GetTerm())
 			}
 			r.matched = true
+			if r.term != 0 && r.term != m.GetTerm() {
+				r.contents.Entries = nil // the snapshot was received, and took the place of a log that did not agree with it
+			}
 		}
 		r.last = max(r.last, m.GetIndex())
 	case kindCRC:
@@ -142,6 +146,12 @@ func (r *reader) entry(e *raftpb.Entry, seq uint64, rec *record) error {
 	r.last = e.GetIndex()
 	start := r.start.GetIndex()
 	if e.GetIndex() <= start {
+		// What was behind it is replaced, too. Left standing, it would be the end of the log, and of an older term than what
+		// comes before it: the member could vote for one that does not have all that is committed.
+		r.contents.Entries, r.term = nil, 0
+		if e.GetIndex() == start {
+			r.term = e.GetTerm()
+		}
 		return nil
 	}
 	at := e.GetIndex() - start - 1
@@ -266,7 +276,8 @@ func (l *Log) resume(name string, r *reader) error {
 	if err := l.cleanUp(); err != nil {
 		return err
 	}
-	return l.fs.SyncDir(l.dir) // the process that named the segment may not have come to it
+	// The process that named the segment, or the directory, may not have come to it.
+	return errors.Join(l.fs.SyncDir(l.dir), l.fs.SyncDir(filepath.Dir(filepath.Clean(l.dir))))
 }
 
 // cleanUp removes segments that were prepared and not used.

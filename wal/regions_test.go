@@ -61,6 +61,7 @@ func TestSegmentAfterReceivedSnapshot(t *testing.T) {
 		require.NoError(t, l.Save(nil, []*raftpb.Entry{entry(i, 7, 100)}, true))
 	}
 	require.Greater(t, l.open[1].index, uint64(501))
+	require.NoError(t, l.Save(nil, []*raftpb.Entry{entry(l.last+1, 7, 100)}, true))
 	require.NoError(t, l.SaveSnapshot(&walpb.Snapshot{Index: proto.Uint64(l.last), Term: proto.Uint64(7)}))
 	last := l.last
 	require.NoError(t, l.Close())
@@ -76,6 +77,43 @@ func TestSegmentAfterReceivedSnapshot(t *testing.T) {
 	require.EqualValues(t, 501, l.open[1].index)
 	require.NoError(t, l.Close())
 	require.True(t, vfs.Exists(mem, filepath.Join(memDir, segmentName(1, 501))))
+}
+
+// TestReplacedBeforeTheMarker replaces entries from an index before the marker on: those behind the marker are gone, too.
+func TestReplacedBeforeTheMarker(t *testing.T) {
+	marker := &walpb.Snapshot{Index: proto.Uint64(15), Term: proto.Uint64(3)}
+	for how, replace := range map[string]func(l *Log) error{
+		"by entries":                     func(l *Log) error { return l.Save(state(3, 15), entries(10, 16, 3), true) },
+		"by entries, and committed late": func(l *Log) error { return l.Save(nil, entries(10, 16, 3), true) },
+		"by a received snapshot":         func(l *Log) error { return nil },
+	} {
+		l, mem := createMem(t, 1<<20)
+		require.NoError(t, l.Save(state(2, 5), entries(1, 21, 2), true))
+		require.NoError(t, replace(l))
+		require.NoError(t, l.SaveSnapshot(marker))
+		require.NoError(t, l.Save(state(3, 15), nil, true))
+		require.NoError(t, l.Close())
+		l, contents, err := Open(mem, memDir, marker, Options{})
+		require.NoError(t, err)
+		require.Empty(t, contents.Entries, how)
+		require.NoError(t, l.Save(nil, entries(16, 18, 4), true))
+		got, err := l.Entries(16, 30, 1<<20)
+		require.NoError(t, err)
+		requireEntries(t, entries(16, 18, 4), got)
+		require.NoError(t, l.Close())
+		contents, err = ReadOnly(mem, memDir, marker)
+		require.NoError(t, err)
+		requireEntries(t, entries(16, 18, 4), contents.Entries)
+	}
+
+	// A snapshot of one's own leaves what comes after it.
+	l, mem := createMem(t, 1<<20)
+	require.NoError(t, l.Save(state(3, 15), entries(1, 21, 3), true))
+	require.NoError(t, l.SaveSnapshot(marker))
+	require.NoError(t, l.Close())
+	contents, err := ReadOnly(mem, memDir, marker)
+	require.NoError(t, err)
+	requireEntries(t, entries(16, 21, 3), contents.Entries)
 }
 
 func entries(lo, hi, term uint64) (ents []*raftpb.Entry) {

@@ -235,6 +235,29 @@ func TestTorn(t *testing.T) {
 	}
 }
 
+// TestBehindTheEnd opens a log with the remains of a write behind its end, where the first sector of the write is missing.
+func TestBehindTheEnd(t *testing.T) {
+	l, mem := createMem(t, 1<<14)
+	require.NoError(t, l.Save(state(1, 0), []*raftpb.Entry{entry(1, 1, 100)}, true))
+	path, end := filepath.Join(memDir, segmentName(0, 0)), l.size
+	require.NoError(t, l.Close())
+	b := readFile(t, mem, path)
+	for i := end + 8; i < end+1000; i++ {
+		b[i] = 7
+	}
+	writeFile(t, mem, path, b)
+	l, contents, err := Open(mem, memDir, nil, Options{SegmentBytes: 1 << 14})
+	require.NoError(t, err)
+	require.Len(t, contents.Entries, 1)
+	for i := uint64(2); i < 20; i++ {
+		require.NoError(t, l.Save(nil, []*raftpb.Entry{entry(i, 1, 50)}, true))
+		contents, err = ReadOnly(mem, memDir, nil)
+		require.NoError(t, err)
+		require.Len(t, contents.Entries, int(i))
+	}
+	require.NoError(t, l.Close())
+}
+
 // TestHeadLost opens a log whose last segment has its name and nothing in it.
 func TestHeadLost(t *testing.T) {
 	for _, keep := range []int{0, 16, 20, 30} {

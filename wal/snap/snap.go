@@ -71,6 +71,9 @@ func Open(fs vfs.FS, dir string, lg *zap.Logger) (*Dir, error) {
 			}
 		}
 	}
+	if err := fs.SyncDir(dir); err != nil { // an earlier process may have died between naming a file and this
+		return nil, fmt.Errorf("snap: %w", err)
+	}
 	return &Dir{fs: fs, dir: dir, lg: lg}, nil
 }
 
