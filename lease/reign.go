@@ -211,7 +211,7 @@ func (t *Table) Renew(ctx context.Context, id ID) (ttl int64, err error) {
 			continue
 		}
 		now := t.now()
-		if l.deadline > now && l.remaining <= 0 && !l.unsettled {
+		if l.settled(now) {
 			t.refresh(r, l, now)
 			ttl = l.ttl
 			sh.mu.Unlock()
@@ -236,6 +236,30 @@ func (t *Table) Renew(ctx context.Context, id ID) (ttl int64, err error) {
 		}
 	}
 }
+
+// TryRenew is Renew where there is nothing to wait for. False: nothing was done, ask Renew.
+func (t *Table) TryRenew(id ID) (ttl int64, ok bool) {
+	r := t.reign.Load()
+	if r == nil {
+		return 0, false
+	}
+	l, sh := t.lookup(id)
+	if l == nil {
+		return 0, false
+	}
+	defer sh.mu.Unlock()
+	now := t.now()
+	if !t.enlist(r, l) || t.reign.Load() != r || !l.settled(now) {
+		return 0, false
+	}
+	t.refresh(r, l, now)
+	t.stats.renewed.Inc()
+	return l.ttl, true
+}
+
+// settled says that a lease may simply be renewed: it has not ended, and the log says nothing of what it has left. The
+// shard is locked.
+func (l *lease) settled(now int64) bool { return l.deadline > now && l.remaining <= 0 && !l.unsettled }
 
 // Info describes a lease.
 type Info struct {

@@ -223,6 +223,7 @@ func (m *member) compose() {
 			_, err := m.node.ReadIndex(ctx)
 			return err
 		},
+		Fresh:   m.cfg.Raft.Heartbeat,
 		CatchUp: func(ctx context.Context) error { return m.node.WaitApplied(ctx, m.node.Committed()) },
 		LeaderURLs: func() []string {
 			if l := members.Member(m.node.Lead()); l != nil {
@@ -276,7 +277,7 @@ func (m *member) peerHandler() http.Handler {
 	mux.Handle("/raft", m.transport.Handler())
 	mux.Handle("/raft/", m.transport.Handler())
 	mux.Handle(leasing.RenewPath, m.leasing.Handler())
-	mux.Handle(leasing.TimeToLivePath, m.leasing.Handler())
+	mux.Handle(leasing.RenewPath+"/", m.leasing.Handler())
 	mux.Handle("/", membership.NewHandler(membership.HandlerConfig{
 		Cluster: m.boot.Members, Promote: m.reconfig.Promote, Gate: m.gate.Wait, StorageVersion: m.storageVersion, Logger: m.env.Logger,
 	}))

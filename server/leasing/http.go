@@ -9,6 +9,7 @@ import (
 	"net/http"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/keelson-io/keelson/api/leasepb"
@@ -19,6 +20,7 @@ import (
 // Paths on the peer port.
 const (
 	RenewPath      = "/leases"
+	RenewAllPath   = "/leases/batch"
 	TimeToLivePath = "/leases/internal"
 )
 
@@ -28,15 +30,16 @@ const (
 	maxResponse = 100 << 20
 )
 
-// Handler serves both paths to other members.
+// Handler serves these paths to other members.
 func (s *Service) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc(RenewPath, func(w http.ResponseWriter, r *http.Request) { serve(w, r, s.serveRenew) })
+	mux.HandleFunc(RenewAllPath, func(w http.ResponseWriter, r *http.Request) { serve(w, r, s.serveRenewAll) })
 	mux.HandleFunc(TimeToLivePath, func(w http.ResponseWriter, r *http.Request) { serve(w, r, s.serveTimeToLive) })
 	return mux
 }
 
-func serve(w http.ResponseWriter, r *http.Request, answer func(context.Context, []byte) (proto.Message, error)) {
+func serve(w http.ResponseWriter, r *http.Request, answer func(ctx context.Context, body []byte) ([]byte, error)) {
 	if r.Method != http.MethodPost {
 		http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
 		return
@@ -51,14 +54,9 @@ func serve(w http.ResponseWriter, r *http.Request, answer func(context.Context, 
 		http.Error(w, "error reading body", http.StatusBadRequest)
 		return
 	}
-	resp, err := answer(r.Context(), body)
+	out, err := answer(r.Context(), body)
 	if err != nil {
 		http.Error(w, err.Error(), statusOf(err))
-		return
-	}
-	out, err := proto.Marshal(resp)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "application/protobuf")
@@ -77,7 +75,7 @@ func statusOf(err error) int {
 	return http.StatusBadRequest
 }
 
-func (s *Service) serveRenew(ctx context.Context, body []byte) (proto.Message, error) {
+func (s *Service) serveRenew(ctx context.Context, body []byte) ([]byte, error) {
 	req := &pb.LeaseKeepAliveRequest{}
 	if err := proto.Unmarshal(body, req); err != nil {
 		return nil, fmt.Errorf("error unmarshalling request: %w", err)
@@ -86,10 +84,35 @@ func (s *Service) serveRenew(ctx context.Context, body []byte) (proto.Message, e
 	if err != nil {
 		return nil, err
 	}
-	return &pb.LeaseKeepAliveResponse{ID: req.ID, TTL: ttl}, nil
+	return proto.Marshal(&pb.LeaseKeepAliveResponse{ID: req.ID, TTL: ttl})
 }
 
-func (s *Service) serveTimeToLive(ctx context.Context, body []byte) (proto.Message, error) {
+// serveRenewAll answers for as many leases as were asked for, in their order.
+func (s *Service) serveRenewAll(ctx context.Context, body []byte) (out []byte, err error) {
+	var ids []lease.ID
+	req := &pb.LeaseKeepAliveRequest{}
+	for r := bytes.NewReader(body); r.Len() > 0; {
+		if err := protodelim.UnmarshalFrom(r, req); err != nil {
+			return nil, fmt.Errorf("error unmarshalling request: %w", err)
+		}
+		ids = append(ids, lease.ID(req.ID))
+	}
+	ttls, err := s.renewAllHere(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	resp := &pb.LeaseKeepAliveResponse{}
+	var w bytes.Buffer
+	for i, id := range ids {
+		resp.ID, resp.TTL = int64(id), ttls[i]
+		if _, err := protodelim.MarshalTo(&w, resp); err != nil {
+			return nil, err
+		}
+	}
+	return w.Bytes(), nil
+}
+
+func (s *Service) serveTimeToLive(ctx context.Context, body []byte) ([]byte, error) {
 	outer, req := &leasepb.LeaseInternalRequest{}, &pb.LeaseTimeToLiveRequest{}
 	if err := proto.Unmarshal(body, outer); err != nil {
 		return nil, fmt.Errorf("error unmarshalling request: %w", err)
@@ -108,7 +131,7 @@ func (s *Service) serveTimeToLive(ctx context.Context, body []byte) (proto.Messa
 	if err != nil {
 		return nil, err
 	}
-	return &leasepb.LeaseInternalResponse{LeaseTimeToLiveResponse: inner}, nil
+	return proto.Marshal(&leasepb.LeaseInternalResponse{LeaseTimeToLiveResponse: inner})
 }
 
 // Remote asks another member.
@@ -119,13 +142,45 @@ type Remote struct {
 // Renew renews a lease at the member whose peer URL is given; see Service.Renew.
 func (r *Remote) Renew(ctx context.Context, url string, id lease.ID) (int64, error) {
 	resp := &pb.LeaseKeepAliveResponse{}
-	if err := r.post(ctx, url+RenewPath, &pb.LeaseKeepAliveRequest{ID: int64(id)}, resp); err != nil {
+	if err := r.ask(ctx, url+RenewPath, &pb.LeaseKeepAliveRequest{ID: int64(id)}, resp); err != nil {
 		return 0, err
 	}
 	if resp.ID != int64(id) {
 		return 0, fmt.Errorf("lease: asked to renew %x, got an answer for %x", id, resp.ID)
 	}
 	return resp.TTL, nil
+}
+
+// RenewAll renews leases at the member whose peer URL is given; see Service.RenewAll. If the member cannot renew several at
+// once, all are Pending.
+func (r *Remote) RenewAll(ctx context.Context, url string, ids []lease.ID) ([]int64, error) {
+	ttls := make([]int64, len(ids))
+	req := &pb.LeaseKeepAliveRequest{}
+	var body bytes.Buffer
+	for i, id := range ids {
+		req.ID, ttls[i] = int64(id), Pending
+		if _, err := protodelim.MarshalTo(&body, req); err != nil {
+			return nil, err
+		}
+	}
+	data, err := r.post(ctx, url+RenewAllPath, body.Bytes())
+	if errors.Is(err, lease.ErrLeaseNotFound) { // no such path
+		return ttls, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	resp, answers := &pb.LeaseKeepAliveResponse{}, bytes.NewReader(data)
+	for i, id := range ids {
+		if err := protodelim.UnmarshalFrom(answers, resp); err != nil {
+			return nil, fmt.Errorf("lease: answer of %s: %w", url, err)
+		}
+		if resp.ID != int64(id) {
+			return nil, fmt.Errorf("lease: asked to renew %x, got an answer for %x", id, resp.ID)
+		}
+		ttls[i] = resp.TTL
+	}
+	return ttls, nil
 }
 
 // TimeToLive describes a lease at the member whose peer URL is given; see Service.TimeToLive.
@@ -135,7 +190,7 @@ func (r *Remote) TimeToLive(ctx context.Context, url string, req *pb.LeaseTimeTo
 		return nil, err
 	}
 	outer := &leasepb.LeaseInternalResponse{}
-	if err := r.post(ctx, url+TimeToLivePath, &leasepb.LeaseInternalRequest{LeaseTimeToLiveRequest: inner}, outer); err != nil {
+	if err := r.ask(ctx, url+TimeToLivePath, &leasepb.LeaseInternalRequest{LeaseTimeToLiveRequest: inner}, outer); err != nil {
 		return nil, err
 	}
 	resp := &pb.LeaseTimeToLiveResponse{}
@@ -148,31 +203,39 @@ func (r *Remote) TimeToLive(ctx context.Context, url string, req *pb.LeaseTimeTo
 	return resp, nil
 }
 
-func (r *Remote) post(ctx context.Context, url string, req, resp proto.Message) error {
+func (r *Remote) ask(ctx context.Context, url string, req, resp proto.Message) error {
 	body, err := proto.Marshal(req)
 	if err != nil {
 		return err
 	}
-	hr, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	data, err := r.post(ctx, url, body)
 	if err != nil {
 		return err
+	}
+	return proto.Unmarshal(data, resp)
+}
+
+func (r *Remote) post(ctx context.Context, url string, body []byte) ([]byte, error) {
+	hr, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
 	}
 	hr.Header.Set("Content-Type", "application/protobuf")
 	answer, err := r.Client.Do(hr)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer answer.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(answer.Body, maxResponse+1))
 	switch {
 	case err != nil:
-		return err
+		return nil, err
 	case len(data) > maxResponse:
-		return fmt.Errorf("lease: answer of %s exceeds %d bytes", url, maxResponse)
+		return nil, fmt.Errorf("lease: answer of %s exceeds %d bytes", url, maxResponse)
 	case answer.StatusCode == http.StatusNotFound:
-		return lease.ErrLeaseNotFound
+		return nil, lease.ErrLeaseNotFound
 	case answer.StatusCode != http.StatusOK:
-		return fmt.Errorf("lease: %s answered %s: %s", url, answer.Status, bytes.TrimSpace(data))
+		return nil, fmt.Errorf("lease: %s answered %s: %s", url, answer.Status, bytes.TrimSpace(data))
 	}
-	return proto.Unmarshal(data, resp)
+	return data, nil
 }

@@ -6,6 +6,16 @@
 // A lease that the leader does not know may be one whose grant is committed but not applied yet, so the leader catches up
 // with its log before it says that a lease does not exist.
 //
+// # What a renewal costs
+//
+// A renewal that was told to a client must bind the next leader, which knows nothing of it. It does: the next leader's reign
+// begins with all of every lease's time and an election timeout more (lease.Config.Extend). So it is enough that a member
+// was the leader at most that long before it renewed. It asks the cluster after a renewal, unless a question that began
+// less than Fresh ago was answered: one round of consensus serves all renewals of a heartbeat.
+//
+// Other members gather the renewals that wait and send them to the leader in one request (POST /leases/batch, Keelson's own:
+// a sequence of length-prefixed messages). A leader that does not know it, such as etcd's, is asked for each.
+//
 // # Concurrency
 //
 // A Service may be used from any number of goroutines.
@@ -14,6 +24,8 @@ package leasing
 import (
 	"context"
 	"errors"
+	"math"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -27,8 +39,11 @@ import (
 type Config struct {
 	Table    *lease.Table
 	IsLeader func() bool
-	// Confirm returns nil if this member certainly leads at the moment of the call.
+	// Confirm asks the cluster, at or after the call, and returns nil if this member leads or does not believe to lead any
+	// more.
 	Confirm func(ctx context.Context) error
+	// Fresh is how long such an answer is good, from the beginning of the question. At most lease.Config.Extend.
+	Fresh time.Duration
 	// CatchUp returns when everything that is committed now is applied.
 	CatchUp func(ctx context.Context) error
 	// LeaderURLs are the peer URLs of the leader, none while there is no leader.
@@ -48,11 +63,19 @@ const (
 
 // Service is described in the package comment.
 type Service struct {
-	cfg Config
+	cfg       Config
+	began     time.Time
+	confirmed atomic.Int64 // when the last question that was answered began, nanoseconds after began
+	gathered  gatherer
 }
 
 // New makes a Service.
-func New(cfg Config) *Service { return &Service{cfg: cfg} }
+func New(cfg Config) *Service {
+	s := &Service{cfg: cfg, began: cfg.Clock.Now()}
+	s.confirmed.Store(math.MinInt64 / 2)
+	s.gathered.post = s.forwardAll
+	return s
+}
 
 // All lists the leases that this member knows.
 func (s *Service) All() []lease.ID { return s.cfg.Table.Leases() }
@@ -76,15 +99,77 @@ func (s *Service) Renew(ctx context.Context, id lease.ID) (int64, error) {
 }
 
 func (s *Service) renewHere(ctx context.Context, id lease.ID) (int64, error) {
-	if err := s.cfg.Confirm(ctx); err != nil {
-		return 0, lease.ErrNotPrimary
-	}
-	if !s.cfg.Table.Exists(id) {
+	ttl, err := s.cfg.Table.Renew(ctx, id)
+	if errors.Is(err, lease.ErrLeaseNotFound) || errors.Is(err, lease.ErrNotPrimary) { // perhaps not yet
+		if s.cfg.Confirm(ctx) != nil {
+			return 0, lease.ErrNotPrimary
+		}
 		if err := s.catchUp(ctx); err != nil {
 			return 0, err
 		}
+		ttl, err = s.cfg.Table.Renew(ctx, id)
 	}
-	return s.cfg.Table.Renew(ctx, id)
+	if confirmed := s.confirm(ctx); confirmed != nil {
+		return 0, confirmed
+	}
+	return ttl, err
+}
+
+// Pending stands for the time to live of a lease that RenewAll left to Renew.
+const Pending = -1
+
+// RenewAll renews leases as Renew does, as long as there is nothing to wait for but the cluster, and returns their times to
+// live in seconds, Pending where only Renew can tell. Errors are those of Renew and stand for all.
+func (s *Service) RenewAll(ctx context.Context, ids []lease.ID) ([]int64, error) {
+	if s.cfg.IsLeader() {
+		ttls, err := s.renewAllHere(ctx, ids)
+		if !errors.Is(err, lease.ErrNotPrimary) || s.cfg.IsLeader() {
+			return ttls, err
+		}
+	}
+	return s.gathered.renew(ctx, ids)
+}
+
+func (s *Service) renewAllHere(ctx context.Context, ids []lease.ID) (ttls []int64, err error) {
+	ttls = make([]int64, len(ids))
+	renewed := false
+	for i, id := range ids {
+		ttl, ok := s.cfg.Table.TryRenew(id)
+		if ttls[i] = ttl; !ok {
+			ttls[i] = Pending
+		}
+		renewed = renewed || ok
+	}
+	if renewed {
+		err = s.confirm(ctx)
+	}
+	return ttls, err
+}
+
+// forwardAll has the leader renew leases.
+func (s *Service) forwardAll(ids []lease.ID) (ttls []int64, err error) {
+	err = s.forward(context.Background(), func(ctx context.Context, url string) (err error) {
+		ttls, err = s.cfg.Remote.RenewAll(ctx, url, ids)
+		return err
+	})
+	return ttls, err
+}
+
+// confirm returns nil if this member led at most Fresh ago, or leads after the call. lease.ErrNotPrimary.
+func (s *Service) confirm(ctx context.Context) error {
+	now := int64(s.cfg.Clock.Now().Sub(s.began))
+	if now-s.confirmed.Load() > int64(s.cfg.Fresh) {
+		if s.cfg.Confirm(ctx) != nil {
+			return lease.ErrNotPrimary
+		}
+		if s.cfg.Table.IsPrimary() {
+			s.confirmed.Store(now)
+		}
+	}
+	if !s.cfg.Table.IsPrimary() {
+		return lease.ErrNotPrimary
+	}
+	return nil
 }
 
 func (s *Service) catchUp(ctx context.Context) error {

@@ -16,6 +16,8 @@ import (
 type Leases interface {
 	// Renew resets the lease's clock and returns its time to live in seconds. lease.ErrLeaseNotFound.
 	Renew(ctx context.Context, id lease.ID) (ttl int64, err error)
+	// RenewAll is Renew for several leases at once. A negative time to live: ask Renew, which may have to wait.
+	RenewAll(ctx context.Context, ids []lease.ID) (ttls []int64, err error)
 	// TimeToLive describes a lease. lease.ErrLeaseNotFound.
 	TimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error)
 	// All lists the leases that this member knows.
@@ -94,63 +96,118 @@ func (s *LeaseService) LeaseLeases(context.Context, *pb.LeaseLeasesRequest) (*pb
 	return resp, nil
 }
 
-// LeaseKeepAlive renews leases as they are named on the stream, several at a time. A lease that does not exist is answered
-// with TTL 0.
+// LeaseKeepAlive renews leases as they are named on the stream: those that have come in meanwhile all at once. A lease that
+// does not exist is answered with TTL 0.
 func (s *LeaseService) LeaseKeepAlive(stream pb.Lease_LeaseKeepAliveServer) error {
-	ended := make(chan error, 1+maxRenewals)
-	fail := func(err error) { ended <- err }
-	go func() { fail(s.keepAlive(stream, fail)) }() // Recv may block until this method has returned
-	select {
-	case err := <-ended:
+	r := &renewals{s: s, stream: stream, ids: make(chan lease.ID, maxRenewals)}
+	go r.receive() // Recv may block until this method has returned
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	r.slow, r.ctx = errgroup.WithContext(ctx)
+	r.slow.SetLimit(maxSlow)
+	for more := true; more; {
+		select {
+		case id, ok := <-r.ids:
+			if more = ok; ok {
+				if err := r.renew(r.drain(id)); err != nil {
+					cancel()
+					_ = r.slow.Wait()
+					return err
+				}
+			}
+		case <-r.ctx.Done():
+			more = false
+		}
+	}
+	if err := r.slow.Wait(); err != nil {
 		return err
-	case <-stream.Context().Done():
-		return stream.Context().Err()
+	}
+	if err := stream.Context().Err(); err != nil {
+		return err
+	}
+	return r.err
+}
+
+// Bounds on the renewals of one stream.
+const (
+	maxRenewals = 1024 // that are done at once
+	maxSlow     = 32   // that wait, each for itself, for something to be decided about their lease
+)
+
+// renewals is one stream of keep-alives.
+type renewals struct {
+	s      *LeaseService
+	stream pb.Lease_LeaseKeepAliveServer
+	ids    chan lease.ID // closed at the end of the requests
+	err    error         // why they ended; set before ids is closed
+	ctx    context.Context
+	slow   *errgroup.Group
+	mu     sync.Mutex // of Send
+}
+
+func (r *renewals) receive() {
+	defer close(r.ids)
+	for {
+		req, err := r.stream.Recv()
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				r.err = err
+			}
+			return
+		}
+		select {
+		case r.ids <- lease.ID(req.ID):
+		case <-r.stream.Context().Done():
+			return
+		}
 	}
 }
 
-// maxRenewals is how many renewals of one stream are under way at once: each may wait for a round of consensus, or for
-// the leader. After a failure no more begin.
-const maxRenewals = 32
-
-func (s *LeaseService) keepAlive(stream pb.Lease_LeaseKeepAliveServer, fail func(error)) error {
-	g, ctx := errgroup.WithContext(stream.Context())
-	g.SetLimit(maxRenewals)
-	var sending sync.Mutex
-	for ctx.Err() == nil {
-		req, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
+// drain returns all leases that wait to be renewed.
+func (r *renewals) drain(first lease.ID) []lease.ID {
+	ids := append(make([]lease.ID, 0, 1+len(r.ids)), first)
+	for len(ids) < cap(ids) {
+		id, ok := <-r.ids
+		if !ok {
 			break
 		}
-		if err != nil {
-			return err
-		}
-		g.Go(func() error {
-			resp, err := s.renew(ctx, req.ID)
-			if err == nil {
-				sending.Lock()
-				err = stream.Send(resp)
-				sending.Unlock()
-			}
-			if err != nil {
-				fail(err)
-			}
-			return err
-		})
+		ids = append(ids, id)
 	}
-	return g.Wait()
+	return ids
 }
 
-func (s *LeaseService) renew(ctx context.Context, id int64) (*pb.LeaseKeepAliveResponse, error) {
+func (r *renewals) renew(ids []lease.ID) error {
 	// The header is made before the renewal: a client never sees a renewal at a revision at which the lease was already
 	// revoked.
-	resp := &pb.LeaseKeepAliveResponse{ID: id, Header: s.cfg.Header.Fill(&pb.ResponseHeader{})}
-	ttl, err := s.cfg.Leases.Renew(ctx, lease.ID(id))
+	h := r.s.cfg.Header.Fill(&pb.ResponseHeader{})
+	ttls, err := r.s.cfg.Leases.RenewAll(r.ctx, ids)
+	if err != nil {
+		return r.s.cfg.Errors.GRPC(err)
+	}
+	for i, id := range ids {
+		if ttls[i] < 0 {
+			r.slow.Go(func() error { return r.renewSlowly(id) })
+		} else if err := r.answer(h, id, ttls[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *renewals) renewSlowly(id lease.ID) error {
+	h := r.s.cfg.Header.Fill(&pb.ResponseHeader{})
+	ttl, err := r.s.cfg.Leases.Renew(r.ctx, id)
 	switch {
 	case errors.Is(err, lease.ErrLeaseNotFound):
 		ttl = 0
 	case err != nil:
-		return nil, s.cfg.Errors.GRPC(err)
+		return r.s.cfg.Errors.GRPC(err)
 	}
-	resp.TTL = ttl
-	return resp, nil
+	return r.answer(h, id, ttl)
+}
+
+func (r *renewals) answer(h *pb.ResponseHeader, id lease.ID, ttl int64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stream.Send(&pb.LeaseKeepAliveResponse{Header: h, ID: int64(id), TTL: ttl})
 }
