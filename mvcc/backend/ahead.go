@@ -1,6 +1,8 @@
 package backend
 
 import (
+	"encoding/binary"
+	"io"
 	"os"
 	"sync/atomic"
 	"time"
@@ -39,6 +41,48 @@ func startReadAhead(path string, base uintptr, size int64) *readAhead {
 		a.run(f, size)
 	}()
 	return a
+}
+
+// startReadAll is startReadAhead for what is done while a file is opened: bbolt looks for the free pages of a file that does
+// not list them, by visiting all others, and nobody learns how far it has come. Nil if the free pages are listed, too.
+func startReadAll(path string) *readAhead {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || info.Size() < aheadMin || listsFreePages(f) {
+		return nil
+	}
+	a := startReadAhead(path, 0, info.Size())
+	if a != nil {
+		a.at.Store(info.Size())
+	}
+	return a
+}
+
+// Where the meta pages of a bbolt file, its first two, have the page of the free list and the number of the transaction.
+const (
+	metaFreeList = 16 + 32
+	metaTxID     = 16 + 48
+	metaBytes    = metaTxID + 8
+	noFreeList   = ^uint64(0)
+)
+
+// listsFreePages says whether the newer meta page of a bbolt file points to a list of the free pages.
+func listsFreePages(f io.ReaderAt) bool {
+	var newest, list uint64
+	for i := range 2 {
+		var page [metaBytes]byte
+		if _, err := f.ReadAt(page[:], int64(i*os.Getpagesize())); err != nil {
+			return false
+		}
+		if tx := binary.NativeEndian.Uint64(page[metaTxID:]); i == 0 || tx > newest {
+			newest, list = tx, binary.NativeEndian.Uint64(page[metaFreeList:])
+		}
+	}
+	return list != noFreeList
 }
 
 func (a *readAhead) run(f *os.File, size int64) {

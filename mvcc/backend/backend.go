@@ -172,6 +172,8 @@ func (b *Backend) openFile(path string, expect int64) (*bbolt.DB, int64, error) 
 	if b.cfg.InitialMmapBytes == 0 {
 		size = max(minMmap, 8*b.cfg.QuotaHint, 8*expect)
 	}
+	ahead := startReadAll(path)
+	defer ahead.end()
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
 		Timeout:         time.Millisecond, // fail at once if it is locked
 		NoFreelistSync:  true,

@@ -382,3 +382,23 @@ func BenchmarkGet(b *testing.B) {
 		}
 	})
 }
+
+// TestListsFreePages tells files that list their free pages from those that do not.
+func TestListsFreePages(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	for _, listed := range []bool{true, false, true} {
+		db, err := bbolt.Open(path, 0o600, &bbolt.Options{NoFreelistSync: !listed})
+		require.NoError(t, err)
+		for range 2 {
+			require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
+				_, err := tx.CreateBucketIfNotExists([]byte("b"))
+				return err
+			}))
+		}
+		require.NoError(t, db.Close())
+		f, err := os.Open(path)
+		require.NoError(t, err)
+		require.Equal(t, listed, listsFreePages(f))
+		require.NoError(t, f.Close())
+	}
+}
