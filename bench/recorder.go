@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,8 +21,9 @@ type live struct {
 	ops, errors, nanos atomic.Int64
 }
 
-// Recorder notes latencies of one worker.
+// Recorder notes latencies of one worker. Watchers go on with it while the result is made.
 type Recorder struct {
+	mu     sync.Mutex // of all but live and inRow
 	h      *hdrhistogram.Histogram
 	live   *live
 	sum    time.Duration
@@ -34,8 +36,10 @@ func newRecorder(l *live) *Recorder { return &Recorder{h: newHistogram(), live: 
 
 // Record notes one operation.
 func (r *Recorder) Record(d time.Duration) {
+	r.mu.Lock()
 	_ = r.h.RecordValue(min(max(int64(d), minLatency), maxLatency))
 	r.sum += d
+	r.mu.Unlock()
 	r.inRow = 0
 	r.live.ops.Add(1)
 	r.live.nanos.Add(int64(d))
@@ -43,9 +47,11 @@ func (r *Recorder) Record(d time.Duration) {
 
 // Fail notes an operation that failed.
 func (r *Recorder) Fail(err error) {
+	r.mu.Lock()
 	r.errors++
-	r.inRow++
 	r.last = err
+	r.mu.Unlock()
+	r.inRow++
 	r.live.errors.Add(1)
 }
 
@@ -60,12 +66,14 @@ type merged struct {
 func merge(recorders []*Recorder) merged {
 	m := merged{h: newHistogram()}
 	for _, r := range recorders {
+		r.mu.Lock()
 		m.h.Merge(r.h)
 		m.sum += r.sum
 		m.errors += r.errors
 		if r.last != nil {
 			m.last = r.last
 		}
+		r.mu.Unlock()
 	}
 	return m
 }

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"sync"
 	"testing"
 
@@ -307,14 +308,15 @@ func TestCreateFails(t *testing.T) {
 	broken := errors.New("broken")
 	for n := 1; ; n++ {
 		mem := vfs.NewMem()
-		left := n
+		var left atomic.Int64
+		left.Store(int64(n))
 		l, err := Create(vfs.NewFaulty(mem, func(vfs.Op, string) error {
-			if left--; left == 0 {
+			if left.Add(-1) == 0 {
 				return broken
 			}
 			return nil
 		}), "/d/wal", []byte("meta"), Options{SegmentBytes: 1 << 10})
-		if left > 0 { // all that Create does was done before
+		if left.Load() > 0 { // all that Create does was done before
 			require.NoError(t, err)
 			require.NoError(t, l.Close())
 			return

@@ -178,11 +178,9 @@ func TestReadBackChecks(t *testing.T) {
 // TestEntriesOfOneHistory replaces entries while they are read: those after them are of another history.
 func TestEntriesOfOneHistory(t *testing.T) {
 	var l *Log
-	var opened atomic.Int32
-	armed := false
+	var armed atomic.Bool
 	fs := vfs.NewFaulty(vfs.NewMem(), func(op vfs.Op, name string) error {
-		if op == vfs.OpOpen && armed && opened.Add(1) == 1 {
-			armed = false
+		if op == vfs.OpOpen && armed.CompareAndSwap(true, false) {
 			return l.Save(nil, entries(8, 40, 2), true)
 		}
 		return nil
@@ -192,7 +190,7 @@ func TestEntriesOfOneHistory(t *testing.T) {
 	for i := uint64(1); i < 40; i++ {
 		require.NoError(t, l.Save(nil, entries(i, i+1, 1), false))
 	}
-	armed = true
+	armed.Store(true)
 	got, err := l.Entries(1, 40, 1<<62)
 	require.NoError(t, err)
 	require.Greater(t, len(got), 8)

@@ -32,6 +32,11 @@ var rules = []rule{
 	{"server", []string{"mvcc", "lease", "raftnode", "wal", "api", "internal"}, "the server is no client of itself"},
 	{"client", []string{"api", "internal/clock"}, "the client is linked into users' programs: it stays thin"},
 	{"bench", []string{"client", "api"}, "workloads see what clients see"},
+	{"orchestrator", []string{"internal"}, "controllers, scheduler, node and network reach the API only through client-go"},
+	{"orchestrator/kinds", []string{"internal"}, "a kind is data"},
+	{"orchestrator/objectstore", []string{"orchestrator/kinds", "client", "api", "internal"}, "the object store is a client of the store"},
+	{"orchestrator/apiserver", []string{"orchestrator/kinds", "orchestrator/objectstore", "client", "api", "internal"}, "at most three hops lie between a verb and the store"},
+	{"orchestrator/cluster", []string{""}, "the cluster composes everything"},
 	{"sim", []string{""}, "simulation composes everything"},
 	{"cmd", []string{""}, "the binary composes everything"},
 }

@@ -6,6 +6,9 @@
 // A lease that the leader does not know may be one whose grant is committed but not applied yet, so the leader catches up
 // with its log before it says that a lease does not exist.
 //
+// Whoever was told of a revocation finds the lease gone: the leader, which knows of every commitment first, renews only
+// when it has applied what is committed.
+//
 // # What a renewal costs
 //
 // A renewal that was told to a client must bind the next leader, which knows nothing of it. It does: the next leader's reign
@@ -99,6 +102,9 @@ func (s *Service) Renew(ctx context.Context, id lease.ID) (int64, error) {
 }
 
 func (s *Service) renewHere(ctx context.Context, id lease.ID) (int64, error) {
+	if err := s.catchUp(ctx); err != nil {
+		return 0, err
+	}
 	ttl, err := s.cfg.Table.Renew(ctx, id)
 	if errors.Is(err, lease.ErrLeaseNotFound) || errors.Is(err, lease.ErrNotPrimary) { // perhaps not yet
 		if s.cfg.Confirm(ctx) != nil {
@@ -131,6 +137,9 @@ func (s *Service) RenewAll(ctx context.Context, ids []lease.ID) ([]int64, error)
 }
 
 func (s *Service) renewAllHere(ctx context.Context, ids []lease.ID) (ttls []int64, err error) {
+	if err := s.catchUp(ctx); err != nil {
+		return nil, err
+	}
 	ttls = make([]int64, len(ids))
 	renewed := false
 	for i, id := range ids {

@@ -128,27 +128,31 @@ func TestNotConfirmed(t *testing.T) {
 	require.ErrorIs(t, m.Service.confirm(t.Context()), lease.ErrNotPrimary)
 }
 
-// TestNotYetApplied renews what is committed and not applied: a lease, and the reign itself.
+// TestNotYetApplied renews where something is committed and not applied: a lease, its end, and the reign itself.
 func TestNotYetApplied(t *testing.T) {
 	m := newFake(t, true)
 	m.catchUp = func() { _, _ = m.table.Grant(9, 20) }
 	ttls, err := m.RenewAll(t.Context(), []lease.ID{1, 9})
 	require.NoError(t, err)
-	require.Equal(t, []int64{10, Pending}, ttls)
-	ttl, err := m.Renew(t.Context(), 9)
-	require.NoError(t, err)
-	require.EqualValues(t, 20, ttl)
-	m.catchUp = func() {}
+	require.Equal(t, []int64{10, 20}, ttls)
 	_, err = m.Renew(t.Context(), 10)
+	require.ErrorIs(t, err, lease.ErrLeaseNotFound)
+
+	m = newFake(t, true)
+	m.catchUp = func() { _, _ = m.table.Revoke(1) }
+	ttls, err = m.RenewAll(t.Context(), []lease.ID{1, 2})
+	require.NoError(t, err)
+	require.Equal(t, []int64{Pending, 10}, ttls)
+	_, err = m.Renew(t.Context(), 1)
 	require.ErrorIs(t, err, lease.ErrLeaseNotFound)
 
 	m = newFake(t, false)
 	m.leads.Store(true)
-	m.catchUp = func() { m.lead(2) }
+	m.confirm = func() error { m.catchUp = func() { m.lead(2) }; return nil } // it is committed when the cluster answers
 	ttls, err = m.RenewAll(t.Context(), []lease.ID{1})
 	require.NoError(t, err)
 	require.Equal(t, []int64{Pending}, ttls)
-	ttl, err = m.Renew(t.Context(), 1)
+	ttl, err := m.Renew(t.Context(), 1)
 	require.NoError(t, err)
 	require.EqualValues(t, 10, ttl)
 }
@@ -279,6 +283,7 @@ func FuzzRenewAll(f *testing.F) {
 	table := lease.NewTable(lease.Config{MinTTL: 1})
 	table.Leadership(1, true)
 	table.Promote(1)
-	s := New(Config{Table: table, Confirm: func(context.Context) error { return nil }, Clock: clock.Real})
+	none := func(context.Context) error { return nil }
+	s := New(Config{Table: table, Confirm: none, CatchUp: none, Clock: clock.Real})
 	f.Fuzz(func(t *testing.T, body []byte) { _, _ = s.serveRenewAll(t.Context(), body) })
 }

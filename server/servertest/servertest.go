@@ -9,11 +9,12 @@ package servertest
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -122,12 +123,16 @@ func Start(t testing.TB, size int, flags ...string) *Cluster {
 	return c
 }
 
-// FreeAddr returns a loopback address that nobody listens on. Its port is below those that the system gives to outgoing
-// connections, so that it stays free while the member that owns it is down.
+// ports is how many ports this process has taken.
+var ports atomic.Uint32
+
+// FreeAddr returns a loopback address that nobody listens on, and that this process has not had before. Its port is below
+// those that the system gives to outgoing connections, so that it stays free while the member that owns it is down.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
+	const first, count = 10_000, 22_000
 	for range 100 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(22_000)))
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+(uint32(os.Getpid())*613+ports.Add(1))%count))
 		if err == nil {
 			defer l.Close()
 			return l.Addr().String()
