@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"fmt"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/keelson-io/keelson/server/servertest"
 )
@@ -55,6 +57,42 @@ func handOver(t *testing.T, first kind, end func(*cluster, *member), turns int) 
 		c.kind[m] = c.kind[m].other()
 		c.run(m)
 		require.Equal(t, before, stateOf(t, c.on[m]), "%s after %s", c.kind[m], c.kind[m].other())
+	}
+}
+
+// TestHundredThousandKeys hands over a directory of some size, with history that was compacted, and leases.
+func TestHundredThousandKeys(t *testing.T) {
+	t.Parallel()
+	for _, first := range []kind{etcd, keelson} {
+		c := startCluster(t, []kind{first})
+		m := c.Members[0]
+		loadKeys(t, c.on[m], 100_000)
+		populate(t, c.on[m], 1, 120)
+		loadKeys(t, c.on[m], 20_000)
+		populate(t, c.on[m], 2, 120)
+		before := stateOf(t, c.on[m])
+		require.Greater(t, len(before.Keys), 95_000)
+		require.Greater(t, before.Compact, int64(1000))
+		c.Stop(m)
+		c.kind[m] = first.other()
+		c.run(m)
+		require.Equal(t, before, stateOf(t, c.on[m]), "%s after %s", c.kind[m], first)
+	}
+}
+
+// loadKeys puts so many keys, a hundred in a transaction.
+func loadKeys(t testing.TB, s services, n int) {
+	t.Helper()
+	ctx := within(t, 4*patience)
+	for i := 0; i < n; i += 100 {
+		txn := &pb.TxnRequest{}
+		for k := i; k < i+100; k++ {
+			txn.Success = append(txn.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{
+				RequestPut: &pb.PutRequest{Key: fmt.Appendf(nil, "a/z%08d", k), Value: fmt.Append(nil, k)},
+			}})
+		}
+		_, err := s.Txn(ctx, txn)
+		require.NoError(t, err)
 	}
 }
 
