@@ -37,8 +37,8 @@ stress: build peers ## longer runs: kill -9 loops, linearizability under faults,
 bench: build peers ## compare with the real etcd, side by side; writes bin/compare.md
 	$(BIN)/keelson bench compare --etcd $(BIN)/peers/etcd --out $(BIN)/compare.md
 
-FUZZTIME ?= 20s
-fuzz: ## run every fuzz target for FUZZTIME (20s)
+FUZZTIME ?= 30000x
+fuzz: ## run every fuzz target for FUZZTIME (30000x: executions; with a duration the fuzzer now and then takes its own end for a failure)
 	@$(GO) list -f '{{.Dir}}' ./... | while read -r dir; do \
 		for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$dir/*_test.go 2>/dev/null | awk '{print $$2}'); do \
 			echo "$$dir $$f"; (cd $$dir && $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) .) || exit 1; \
