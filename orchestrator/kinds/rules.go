@@ -1,0 +1,82 @@
+package kinds
+
+import (
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// Rules are the functions of a Kind for objects of type T, so that nobody has to assert types.
+type Rules[T Object] struct {
+	Default        func(o T)
+	Create         func(o T)
+	Update         func(o, old T)
+	Validate       func(o T) field.ErrorList
+	ValidateUpdate func(o, old T) field.ErrorList
+	Warnings       func(o, old T) []string // old is nil at a creation
+	Spec, Status   func(o T) any
+	UpdateStatus   func(o, old T)
+	ValidateStatus func(o, old T) field.ErrorList
+	Fields         func(o T) map[string]string
+	Row            func(o T, now time.Time) []any
+	Grace          func(o T, asked *int64) *int64
+}
+
+// with puts the rules into a kind.
+func with[T Object](k Kind, r Rules[T]) *Kind {
+	k.Default, k.Create, k.Validate = one(r.Default), one(r.Create), checked(r.Validate)
+	k.Update, k.UpdateStatus = two(r.Update), two(r.UpdateStatus)
+	k.ValidateUpdate, k.ValidateStatus = compared(r.ValidateUpdate), compared(r.ValidateStatus)
+	k.Spec, k.Status = part(r.Spec), part(r.Status)
+	if f := r.Warnings; f != nil {
+		k.Warnings = func(o, old Object) []string {
+			before, _ := old.(T)
+			return f(o.(T), before)
+		}
+	}
+	if f := r.Fields; f != nil {
+		k.Fields = func(o Object) map[string]string { return f(o.(T)) }
+	}
+	if f := r.Row; f != nil {
+		k.Row = func(o Object, now time.Time) []any { return f(o.(T), now) }
+	}
+	if f := r.Grace; f != nil {
+		k.Grace = func(o Object, asked *int64) *int64 { return f(o.(T), asked) }
+	}
+	return &k
+}
+
+func one[T Object](f func(T)) func(Object) {
+	if f == nil {
+		return nil
+	}
+	return func(o Object) { f(o.(T)) }
+}
+
+func two[T Object](f func(o, old T)) func(o, old Object) {
+	if f == nil {
+		return nil
+	}
+	return func(o, old Object) { f(o.(T), old.(T)) }
+}
+
+func checked[T Object](f func(T) field.ErrorList) func(Object) field.ErrorList {
+	if f == nil {
+		return nil
+	}
+	return func(o Object) field.ErrorList { return f(o.(T)) }
+}
+
+func compared[T Object](f func(o, old T) field.ErrorList) func(o, old Object) field.ErrorList {
+	if f == nil {
+		return nil
+	}
+	return func(o, old Object) field.ErrorList { return f(o.(T), old.(T)) }
+}
+
+func part[T Object](f func(T) any) func(Object) any {
+	if f == nil {
+		return nil
+	}
+	return func(o Object) any { return f(o.(T)) }
+}
