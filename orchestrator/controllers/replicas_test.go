@@ -38,12 +38,6 @@ func startReplicaSets(t *testing.T, objects ...runtime.Object) *world {
 	return w
 }
 
-func (w *world) pods() []corev1.Pod {
-	l, err := w.client.CoreV1().Pods("ns").List(w.ctx, metav1.ListOptions{})
-	require.NoError(w.t, err)
-	return l.Items
-}
-
 // status waits until a replica set has so many pods, so many of them ready.
 func (w *world) status(name string, replicas, ready int32) {
 	w.t.Helper()
@@ -57,16 +51,6 @@ func (w *world) status(name string, replicas, ready int32) {
 		}
 		return nil
 	})
-}
-
-func (w *world) setReady(name string, ready corev1.ConditionStatus) {
-	p, err := w.client.CoreV1().Pods("ns").Get(w.ctx, name, metav1.GetOptions{})
-	require.NoError(w.t, err)
-	p.Status = corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{
-		{Type: corev1.PodReady, Status: ready, LastTransitionTime: metav1.Now()},
-	}}
-	_, err = w.client.CoreV1().Pods("ns").UpdateStatus(w.ctx, p, metav1.UpdateOptions{})
-	require.NoError(w.t, err)
 }
 
 func TestReplicas(t *testing.T) {
