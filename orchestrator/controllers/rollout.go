@@ -194,7 +194,7 @@ func (r *rollout) grown() int32 {
 	}
 	total := int32(0)
 	for _, rs := range r.all() {
-		total += wanted(rs)
+		total += max(wanted(rs), rs.Status.Replicas) // those that are to go are still there
 	}
 	return have + max(0, min(want+r.surge()-total, want-have))
 }
@@ -208,7 +208,7 @@ func (r *rollout) shrinkOld(ctx context.Context) (bool, error) {
 	total, available := int32(0), int32(0)
 	for _, rs := range r.all() {
 		total += wanted(rs)
-		available += rs.Status.AvailableReplicas
+		available += min(rs.Status.AvailableReplicas, wanted(rs)) // what is to go no longer counts
 	}
 	least := *r.dep.Spec.Replicas - r.unavailable()
 	room := total - least - (wanted(r.latest) - r.latest.Status.AvailableReplicas)
@@ -229,7 +229,7 @@ func (r *rollout) shrinkOld(ctx context.Context) (bool, error) {
 	}
 	spare := available - least
 	for i := range old {
-		n := min(spare, wanted(old[i]))
+		n := min(spare, room-taken, wanted(old[i]))
 		if n <= 0 {
 			continue
 		}
