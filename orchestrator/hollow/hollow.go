@@ -1,0 +1,295 @@
+// Package hollow simulates nodes: it registers them, sends their heartbeats, and takes pods through their lives without
+// running anything. Schedulers, controllers and API servers cannot tell the difference, so thousands of nodes fit in a
+// process.
+//
+// # What a hollow pod does
+//
+// A pod that is bound to a hollow node gets an address, its init containers complete, its containers start and become ready.
+// With a restart policy other than Always its containers end with exit code 0 after the time that the annotation
+// hollow.keelson.io/run-for says (a duration, "5s"), and stay running without it. A pod that is being deleted goes as soon as
+// its status says so. hollow.keelson.io/never-ready: "true" keeps it from becoming ready; hollow.keelson.io/exit-code sets
+// the code with which its containers end.
+//
+// # Concurrency
+//
+// All nodes share one informer of pods and one work queue: a node costs a few hundred bytes and a heartbeat.
+package hollow
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/ptr"
+
+	"github.com/keelson-io/keelson/internal/clock"
+)
+
+// Annotations of hollow pods.
+const (
+	runForAnnotation     = "hollow.keelson.io/run-for"
+	neverReadyAnnotation = "hollow.keelson.io/never-ready"
+	exitCodeAnnotation   = "hollow.keelson.io/exit-code"
+)
+
+// Config says what nodes there are.
+type Config struct {
+	Count    int    // of nodes
+	Prefix   string // of their names; "hollow-"
+	Capacity corev1.ResourceList
+	Version  string // of the kubelet that they claim to be
+	Clock    clock.Clock
+	Logger   *zap.Logger
+}
+
+const (
+	leaseSeconds = 40
+	// renewInterval is a quarter of the time after which a node that is not heard from is suspected.
+	renewInterval = leaseSeconds / 4 * time.Second
+	workers       = 8
+)
+
+// Nodes are hollow nodes.
+type Nodes struct {
+	cfg    Config
+	client kubernetes.Interface
+	pods   cache.SharedIndexInformer
+	queue  workqueue.TypedRateLimitingInterface[string]
+
+	mu        sync.Mutex
+	addresses map[string]netip.Addr // of pods, by UID
+	next      netip.Addr
+}
+
+// New makes nodes. The informers are started by the caller, after New.
+func New(client kubernetes.Interface, i informers.SharedInformerFactory, cfg Config) (*Nodes, error) {
+	if cfg.Prefix == "" {
+		cfg.Prefix = "hollow-"
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.Real
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = zap.NewNop()
+	}
+	if cfg.Capacity == nil {
+		cfg.Capacity = corev1.ResourceList{
+			corev1.ResourceCPU: resource.MustParse("32"), corev1.ResourceMemory: resource.MustParse("256Gi"),
+			corev1.ResourcePods: resource.MustParse("110"), corev1.ResourceEphemeralStorage: resource.MustParse("100Gi"),
+		}
+	}
+	n := &Nodes{
+		cfg: cfg, client: client, pods: i.Core().V1().Pods().Informer(), addresses: map[string]netip.Addr{}, next: netip.MustParseAddr("10.128.0.1"),
+		queue: workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[string]()),
+	}
+	_, err := n.pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: n.seen, UpdateFunc: func(_, o any) { n.seen(o) }, DeleteFunc: n.gone,
+	})
+	return n, err
+}
+
+// Name is the name of the i-th node, from 0 on.
+func (n *Nodes) Name(i int) string { return n.cfg.Prefix + strconv.Itoa(i) }
+
+func (n *Nodes) mine(node string) bool {
+	rest, ok := strings.CutPrefix(node, n.cfg.Prefix)
+	if !ok {
+		return false
+	}
+	i, err := strconv.Atoi(rest)
+	return err == nil && i >= 0 && i < n.cfg.Count
+}
+
+func (n *Nodes) seen(o any) {
+	if p, ok := o.(*corev1.Pod); ok && n.mine(p.Spec.NodeName) {
+		n.queue.Add(p.Namespace + "/" + p.Name)
+	}
+}
+
+func (n *Nodes) gone(o any) {
+	if u, ok := o.(cache.DeletedFinalStateUnknown); ok {
+		o = u.Obj
+	}
+	if p, ok := o.(*corev1.Pod); ok {
+		n.mu.Lock()
+		delete(n.addresses, string(p.UID))
+		n.mu.Unlock()
+	}
+}
+
+// Run registers the nodes and runs them until ctx ends.
+func (n *Nodes) Run(ctx context.Context) error {
+	defer n.queue.ShutDown()
+	if err := n.register(ctx); err != nil {
+		return err
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), n.pods.HasSynced) {
+		return ctx.Err()
+	}
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for n.work(ctx) {
+			}
+		})
+	}
+	wg.Go(func() { n.beat(ctx) })
+	<-ctx.Done()
+	n.queue.ShutDown()
+	wg.Wait()
+	return nil
+}
+
+func (n *Nodes) register(ctx context.Context) error {
+	for i := range n.cfg.Count {
+		node := n.node(i)
+		made, err := n.client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) {
+			made, err = n.client.CoreV1().Nodes().Get(ctx, node.Name, metav1.GetOptions{})
+		}
+		if err == nil {
+			made = made.DeepCopy()
+			made.Status = node.Status
+			_, err = n.client.CoreV1().Nodes().UpdateStatus(ctx, made, metav1.UpdateOptions{})
+		}
+		if err == nil {
+			err = n.renew(ctx, node.Name)
+		}
+		if err != nil {
+			return fmt.Errorf("hollow: registering %s: %w", node.Name, err)
+		}
+	}
+	return nil
+}
+
+func (n *Nodes) node(i int) *corev1.Node {
+	name := n.Name(i)
+	now := metav1.Time{Time: n.cfg.Clock.Now()}
+	condition := func(t corev1.NodeConditionType, s corev1.ConditionStatus, reason, message string) corev1.NodeCondition {
+		return corev1.NodeCondition{Type: t, Status: s, Reason: reason, Message: message, LastHeartbeatTime: now, LastTransitionTime: now}
+	}
+	return &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{
+			corev1.LabelHostname: name, corev1.LabelOSStable: "linux", corev1.LabelArchStable: "amd64",
+		}},
+		Status: corev1.NodeStatus{
+			Capacity: n.cfg.Capacity, Allocatable: n.cfg.Capacity,
+			Conditions: []corev1.NodeCondition{
+				condition(corev1.NodeMemoryPressure, corev1.ConditionFalse, "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+				condition(corev1.NodeDiskPressure, corev1.ConditionFalse, "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+				condition(corev1.NodePIDPressure, corev1.ConditionFalse, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+				condition(corev1.NodeReady, corev1.ConditionTrue, "KubeletReady", "kubelet is posting ready status"),
+			},
+			Addresses: []corev1.NodeAddress{
+				{Type: corev1.NodeInternalIP, Address: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}).String()},
+				{Type: corev1.NodeHostName, Address: name},
+			},
+			NodeInfo: corev1.NodeSystemInfo{
+				KubeletVersion: n.cfg.Version, ContainerRuntimeVersion: "hollow://1", OperatingSystem: "linux", Architecture: "amd64", OSImage: "hollow",
+			},
+		},
+	}
+}
+
+// beat renews the leases of all nodes, evenly over time.
+func (n *Nodes) beat(ctx context.Context) {
+	if n.cfg.Count == 0 {
+		return
+	}
+	t := n.cfg.Clock.NewTicker(renewInterval / time.Duration(n.cfg.Count))
+	defer t.Stop()
+	for i := 0; ; i = (i + 1) % n.cfg.Count {
+		select {
+		case <-t.C():
+		case <-ctx.Done():
+			return
+		}
+		if err := n.renew(ctx, n.Name(i)); err != nil && ctx.Err() == nil {
+			n.cfg.Logger.Warn("a node's lease was not renewed", zap.String("node", n.Name(i)), zap.Error(err))
+		}
+	}
+}
+
+func (n *Nodes) renew(ctx context.Context, name string) error {
+	leases := n.client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+	now := metav1.NewMicroTime(n.cfg.Clock.Now())
+	l, err := leases.Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = leases.Create(ctx, &coordinationv1.Lease{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: corev1.NamespaceNodeLease},
+			Spec:       coordinationv1.LeaseSpec{HolderIdentity: &name, LeaseDurationSeconds: ptr.To(int32(leaseSeconds)), RenewTime: &now},
+		}, metav1.CreateOptions{})
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	l = l.DeepCopy()
+	l.Spec.RenewTime = &now
+	_, err = leases.Update(ctx, l, metav1.UpdateOptions{})
+	return err
+}
+
+func (n *Nodes) work(ctx context.Context) bool {
+	key, quit := n.queue.Get()
+	if quit {
+		return false
+	}
+	defer n.queue.Done(key)
+	again, err := n.sync(ctx, key)
+	switch {
+	case err == nil:
+		n.queue.Forget(key)
+		if again > 0 {
+			n.queue.AddAfter(key, again)
+		}
+	case ctx.Err() == nil:
+		n.queue.AddRateLimited(key)
+	}
+	return true
+}
+
+// sync takes a pod one step on, and says when it is to be looked at again.
+func (n *Nodes) sync(ctx context.Context, key string) (again time.Duration, err error) {
+	x, exists, err := n.pods.GetIndexer().GetByKey(key)
+	if err != nil || !exists {
+		return 0, err
+	}
+	p := x.(*corev1.Pod)
+	if !n.mine(p.Spec.NodeName) {
+		return 0, nil
+	}
+	pods := n.client.CoreV1().Pods(p.Namespace)
+	if p.DeletionTimestamp != nil {
+		err := pods.Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To(int64(0)), Preconditions: metav1.NewUIDPreconditions(string(p.UID))})
+		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+			err = nil
+		}
+		return 0, err
+	}
+	status, again := n.step(p)
+	if status == nil {
+		return again, nil
+	}
+	c := p.DeepCopy()
+	c.Status = *status
+	_, err = pods.UpdateStatus(ctx, c, metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) {
+		err = nil
+	}
+	return again, err
+}

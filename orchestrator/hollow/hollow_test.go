@@ -1,0 +1,89 @@
+package hollow
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func pod(name, node string, policy corev1.RestartPolicy, annotations map[string]string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID(name), Annotations: annotations},
+		Spec: corev1.PodSpec{
+			NodeName: node, RestartPolicy: policy, InitContainers: []corev1.Container{{Name: "i"}}, Containers: []corev1.Container{{Name: "c", Image: "x"}},
+		},
+	}
+}
+
+func TestLives(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	client := fake.NewClientset(
+		pod("forever", "hollow-0", corev1.RestartPolicyAlways, map[string]string{runForAnnotation: "1ms"}),
+		pod("once", "hollow-1", corev1.RestartPolicyNever, map[string]string{runForAnnotation: "10ms"}),
+		pod("fails", "hollow-1", corev1.RestartPolicyNever, map[string]string{runForAnnotation: "10ms", exitCodeAnnotation: "3"}),
+		pod("sick", "hollow-2", corev1.RestartPolicyAlways, map[string]string{neverReadyAnnotation: "true"}),
+		pod("elsewhere", "hollow-3", corev1.RestartPolicyAlways, nil), pod("nowhere", "", corev1.RestartPolicyAlways, nil),
+	)
+	f := informers.NewSharedInformerFactory(client, 0)
+	n, err := New(client, f, Config{Count: 3, Version: "v1.37.0"})
+	require.NoError(t, err)
+	f.StartWithContext(ctx)
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	defer func() { cancel(); require.NoError(t, <-done); f.Shutdown() }()
+
+	addresses := map[string]bool{}
+	for name, want := range map[string]string{
+		"forever": "Running true 0", "once": "Succeeded false 0", "fails": "Failed false 3", "sick": "Running false 0", "elsewhere": " false 0", "nowhere": " false 0",
+	} {
+		require.EventuallyWithT(t, func(c *assert.CollectT) {
+			p, err := client.CoreV1().Pods("ns").Get(ctx, name, metav1.GetOptions{})
+			require.NoError(c, err)
+			ready, code := false, int32(0)
+			for _, cond := range p.Status.Conditions {
+				ready = ready || cond.Type == corev1.PodReady && cond.Status == corev1.ConditionTrue
+			}
+			for _, s := range p.Status.ContainerStatuses {
+				if s.State.Terminated != nil {
+					code = s.State.Terminated.ExitCode
+				}
+			}
+			require.Equal(c, want, fmt.Sprintf("%s %t %d", p.Status.Phase, ready, code), name)
+			if p.Status.PodIP != "" {
+				addresses[p.Status.PodIP] = true
+			}
+		}, 10*time.Second, 5*time.Millisecond)
+	}
+	require.Len(t, addresses, 4, "addresses are used once")
+
+	nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	require.NoError(t, err)
+	require.Len(t, nodes.Items, 3)
+	leases, err := client.CoordinationV1().Leases(corev1.NamespaceNodeLease).List(ctx, metav1.ListOptions{})
+	require.NoError(t, err)
+	require.Len(t, leases.Items, 3)
+
+	// One that is being deleted goes.
+	p, err := client.CoreV1().Pods("ns").Get(ctx, "forever", metav1.GetOptions{})
+	require.NoError(t, err)
+	p = p.DeepCopy()
+	p.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+	_, err = client.CoreV1().Pods("ns").Update(ctx, p, metav1.UpdateOptions{})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		_, err := client.CoreV1().Pods("ns").Get(ctx, "forever", metav1.GetOptions{})
+		return err != nil
+	}, 10*time.Second, 5*time.Millisecond)
+}
