@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -171,11 +172,13 @@ func member(u *request.User, group string) bool {
 // NodesGroup is the group of kubelets; their names are "system:node:" and the node's.
 const NodesGroup = "system:nodes"
 
+const nodePrefix = "system:node:"
+
 // NodeOf returns the name of the node whose kubelet a user is.
 func NodeOf(u *request.User) (string, bool) {
-	const prefix = "system:node:"
-	if u == nil || len(u.Name) <= len(prefix) || u.Name[:len(prefix)] != prefix || !member(u, NodesGroup) {
+	if u == nil || !member(u, NodesGroup) {
 		return "", false
 	}
-	return u.Name[len(prefix):], true
+	name, ok := strings.CutPrefix(u.Name, nodePrefix)
+	return name, ok && name != ""
 }
