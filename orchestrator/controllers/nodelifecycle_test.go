@@ -1,0 +1,144 @@
+package controllers
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/keelson-io/keelson/internal/clock"
+)
+
+func (w *world) node(name string) *corev1.Node {
+	n, err := w.client.CoreV1().Nodes().Get(w.ctx, name, metav1.GetOptions{})
+	require.NoError(w.t, err)
+	return n.DeepCopy()
+}
+
+func taintNames(n *corev1.Node) (out []string) {
+	for _, t := range n.Spec.Taints {
+		out = append(out, t.Key+":"+string(t.Effect))
+	}
+	slices.Sort(out)
+	return out
+}
+
+// TestSilentNode stops a node's heartbeats: it is tainted, its pods are not ready, and then go as their tolerations say. When
+// the node is back, so is everything else.
+func TestSilentNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := metav1.Now()
+		node := &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: "n", ResourceVersion: "1"},
+			Spec:       corev1.NodeSpec{Taints: []corev1.Taint{{Key: "mine", Effect: corev1.TaintEffectNoSchedule}}},
+			Status:     corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: start}}},
+		}
+		lease := &coordinationv1.Lease{
+			ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: "n", ResourceVersion: "1"},
+			Spec:       coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: start.Time}},
+		}
+		pod := func(name string, tolerations ...corev1.Toleration) *corev1.Pod {
+			return &corev1.Pod{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, ResourceVersion: "1"}, Spec: corev1.PodSpec{NodeName: "n", Tolerations: tolerations},
+				Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}},
+			}
+		}
+		w := newWorld(t, node, lease, pod("plain"), pod("patient", corev1.Toleration{
+			Key: corev1.TaintNodeUnreachable, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To(int64(300)),
+		}), pod("daemon", corev1.Toleration{Operator: corev1.TolerationOpExists}))
+		lifecycle, err := NewNodeLifecycle(w.client, w.factory, w.events, clock.Real, nil)
+		require.NoError(t, err)
+		eviction, err := NewTaintEviction(w.client, w.factory, w.events, clock.Real, nil)
+		require.NoError(t, err)
+		w.run(lifecycle, eviction)
+		defer func() { w.stop(); w.factory.Shutdown() }()
+		renew := func() {
+			l, err := w.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(w.ctx, "n", metav1.GetOptions{})
+			require.NoError(t, err)
+			l = l.DeepCopy()
+			l.Spec.RenewTime = &metav1.MicroTime{Time: time.Now()}
+			_, err = w.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Update(w.ctx, l, metav1.UpdateOptions{})
+			require.NoError(t, err)
+		}
+		names := func() (out []string) {
+			for _, p := range w.pods() {
+				out = append(out, p.Name)
+			}
+			return out
+		}
+		for range 20 {
+			renew()
+			time.Sleep(10 * time.Second)
+		}
+		require.Equal(t, []string{"mine:NoSchedule"}, taintNames(w.node("n")))
+		require.Len(t, names(), 3)
+
+		time.Sleep(nodeGrace)
+		synctest.Wait()
+		require.Equal(t, []string{"mine:NoSchedule", "node.kubernetes.io/unreachable:NoExecute", "node.kubernetes.io/unreachable:NoSchedule"}, taintNames(w.node("n")))
+		require.Equal(t, corev1.ConditionUnknown, nodeCondition(w.node("n"), corev1.NodeReady).Status)
+		require.ElementsMatch(t, []string{"patient", "daemon"}, names())
+		for _, p := range w.pods() {
+			require.False(t, isReady(&p), p.Name)
+		}
+		time.Sleep(280 * time.Second)
+		synctest.Wait()
+		require.Len(t, names(), 2, "too early")
+		time.Sleep(25 * time.Second)
+		synctest.Wait()
+		require.Equal(t, []string{"daemon"}, names())
+
+		renew()
+		n := w.node("n")
+		nodeCondition(n, corev1.NodeReady).Status = corev1.ConditionTrue
+		nodeCondition(n, corev1.NodeReady).LastHeartbeatTime = metav1.Now()
+		_, err = w.client.CoreV1().Nodes().UpdateStatus(w.ctx, n, metav1.UpdateOptions{})
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.Equal(t, []string{"mine:NoSchedule"}, taintNames(w.node("n")))
+
+		n = w.node("n")
+		n.Spec.Unschedulable = true
+		_, err = w.client.CoreV1().Nodes().Update(w.ctx, n, metav1.UpdateOptions{})
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.Equal(t, []string{"mine:NoSchedule", "node.kubernetes.io/unschedulable:NoSchedule"}, taintNames(w.node("n")))
+	})
+}
+
+func TestTolerated(t *testing.T) {
+	now := time.Now()
+	taint := corev1.Taint{Key: "k", Value: "v", Effect: corev1.TaintEffectNoExecute, TimeAdded: &metav1.Time{Time: now.Add(-10 * time.Second)}}
+	toleration := func(key string, op corev1.TolerationOperator, value string, seconds int64) corev1.Toleration {
+		o := corev1.Toleration{Key: key, Operator: op, Value: value}
+		if seconds >= 0 {
+			o.TolerationSeconds = &seconds
+		}
+		return o
+	}
+	for _, c := range []struct {
+		tolerations []corev1.Toleration
+		left        time.Duration // -1: for ever
+	}{
+		{nil, -10 * time.Second},
+		{[]corev1.Toleration{toleration("k", "", "v", -1)}, -1},
+		{[]corev1.Toleration{toleration("k", "Equal", "other", -1)}, -10 * time.Second},
+		{[]corev1.Toleration{toleration("k", "Exists", "", 30)}, 20 * time.Second},
+		{[]corev1.Toleration{toleration("", "Exists", "", -1), toleration("k", "Equal", "v", 15)}, 5 * time.Second},
+		{[]corev1.Toleration{toleration("", "Equal", "v", -1)}, -10 * time.Second},
+	} {
+		at, ends := evictAt([]corev1.Taint{taint, {Key: "x", Effect: corev1.TaintEffectNoSchedule}}, c.tolerations, now)
+		require.Equal(t, c.left != -1, ends)
+		if ends {
+			require.Equal(t, c.left, at.Sub(now), "%+v", c.tolerations)
+		}
+	}
+}
