@@ -1,0 +1,468 @@
+package garbage
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/metadata/metadatainformer"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/keelson-io/keelson/internal/clock"
+)
+
+const (
+	// discoveryPeriod is the time between two looks at which resources there are.
+	discoveryPeriod = 30 * time.Second
+	workers         = 8
+)
+
+// Config is what a Collector needs.
+type Config struct {
+	Metadata metadata.Interface
+	// Mapper knows which resource a kind has. Reset makes it ask again.
+	Mapper meta.ResettableRESTMapper
+	// Resources lists what can be listed, watched and deleted.
+	Resources func() ([]schema.GroupVersionResource, error)
+	Clock     clock.Clock
+	Logger    *zap.Logger
+}
+
+// Collector is described in the package comment.
+type Collector struct {
+	cfg     Config
+	lg      *zap.Logger
+	graph   *graph
+	deletes workqueue.TypedRateLimitingInterface[types.UID]
+	orphans workqueue.TypedRateLimitingInterface[types.UID]
+
+	informers map[schema.GroupVersionResource]*monitor // Run's own
+}
+
+type monitor struct {
+	stop   chan struct{}
+	done   chan struct{}
+	synced cache.InformerSynced
+}
+
+// New makes a Collector.
+func New(cfg Config) *Collector {
+	if cfg.Logger == nil {
+		cfg.Logger = zap.NewNop()
+	}
+	queue := func(name string) workqueue.TypedRateLimitingInterface[types.UID] {
+		return workqueue.NewTypedRateLimitingQueueWithConfig(workqueue.DefaultTypedControllerRateLimiter[types.UID](), workqueue.TypedRateLimitingQueueConfig[types.UID]{Name: name})
+	}
+	return &Collector{
+		cfg: cfg, lg: cfg.Logger.Named("garbage"), graph: newGraph(), deletes: queue("garbage-delete"), orphans: queue("garbage-orphan"),
+		informers: map[schema.GroupVersionResource]*monitor{},
+	}
+}
+
+// Run works until ctx ends.
+func (c *Collector) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer c.stopMonitors()
+	defer c.orphans.ShutDown()
+	defer c.deletes.ShutDown()
+	t := c.cfg.Clock.NewTicker(discoveryPeriod)
+	defer t.Stop()
+	started := false
+	for {
+		if err := c.follow(); err != nil {
+			c.lg.Warn("not all resources are known", zap.Error(err))
+		}
+		if c.allSynced(ctx) && !started {
+			started = true
+			for range workers {
+				wg.Go(func() { drain(ctx, c, c.deletes, c.delete) })
+				wg.Go(func() { drain(ctx, c, c.orphans, c.orphan) })
+			}
+		}
+		select {
+		case <-t.C():
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// allSynced waits until every resource was listed, but not for ever: one that cannot be listed must not stop the others.
+func (c *Collector) allSynced(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, discoveryPeriod)
+	defer cancel()
+	for gvr, m := range c.informers {
+		if !cache.WaitForCacheSync(ctx.Done(), m.synced) {
+			c.lg.Warn("a resource could not be listed", zap.Stringer("resource", gvr))
+			return false
+		}
+	}
+	return true
+}
+
+func (c *Collector) stopMonitors() {
+	for _, m := range c.informers {
+		close(m.stop)
+	}
+	for _, m := range c.informers {
+		<-m.done
+	}
+}
+
+// follow starts and ends watches until they are those of the resources that there are.
+func (c *Collector) follow() error {
+	resources, err := c.cfg.Resources()
+	if err != nil && len(resources) == 0 {
+		return err
+	}
+	changed := false
+	for _, gvr := range resources {
+		if c.informers[gvr] == nil {
+			m, merr := c.monitor(gvr)
+			if merr != nil {
+				err = errors.Join(err, merr)
+				continue
+			}
+			c.informers[gvr], changed = m, true
+		}
+	}
+	if err == nil { // otherwise some may merely not have been listed
+		for gvr, m := range c.informers {
+			if !slices.Contains(resources, gvr) {
+				close(m.stop)
+				<-m.done
+				delete(c.informers, gvr)
+				changed = true
+			}
+		}
+	}
+	if changed {
+		c.cfg.Mapper.Reset()
+	}
+	return err
+}
+
+func (c *Collector) monitor(gvr schema.GroupVersionResource) (*monitor, error) {
+	kind, err := c.cfg.Mapper.KindFor(gvr)
+	if err != nil {
+		c.cfg.Mapper.Reset()
+		if kind, err = c.cfg.Mapper.KindFor(gvr); err != nil {
+			return nil, err
+		}
+	}
+	i := metadatainformer.NewFilteredMetadataInformer(c.cfg.Metadata, gvr, metav1.NamespaceAll, 0, cache.Indexers{}, nil).Informer()
+	if err := i.SetTransform(onlyReferences); err != nil {
+		return nil, err
+	}
+	_, err = i.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(o any) { c.seen(kind, o) }, UpdateFunc: func(_, o any) { c.seen(kind, o) }, DeleteFunc: c.went,
+	})
+	if err != nil {
+		return nil, err
+	}
+	m := &monitor{stop: make(chan struct{}), done: make(chan struct{}), synced: i.HasSynced}
+	go func() {
+		defer close(m.done)
+		i.Run(m.stop)
+	}()
+	return m, nil
+}
+
+// onlyReferences leaves of an object what the graph needs.
+func onlyReferences(o any) (any, error) {
+	if m, ok := o.(*metav1.PartialObjectMetadata); ok {
+		m.ManagedFields, m.Annotations, m.Labels = nil, nil, nil
+	}
+	return o, nil
+}
+
+func (c *Collector) seen(kind schema.GroupVersionKind, o any) {
+	if m, ok := o.(*metav1.PartialObjectMetadata); ok {
+		c.queue(c.graph.seen(object{kind: kind, namespace: m.Namespace, name: m.Name, uid: m.UID}, m))
+	}
+}
+
+func (c *Collector) went(o any) {
+	if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
+		o = gone.Obj
+	}
+	if m, ok := o.(*metav1.PartialObjectMetadata); ok {
+		c.queue(c.graph.went(m.UID))
+	}
+}
+
+func (c *Collector) queue(w work) {
+	for _, uid := range w.deletions {
+		c.deletes.Add(uid)
+	}
+	for _, uid := range w.orphans {
+		c.orphans.Add(uid)
+	}
+}
+
+func drain(ctx context.Context, c *Collector, q workqueue.TypedRateLimitingInterface[types.UID], f func(ctx context.Context, uid types.UID) error) {
+	for {
+		uid, quit := q.Get()
+		if quit {
+			return
+		}
+		err := f(ctx, uid)
+		q.Done(uid)
+		switch {
+		case err == nil:
+			q.Forget(uid)
+		case ctx.Err() == nil:
+			c.lg.Debug("will be tried again", zap.String("uid", string(uid)), zap.Error(err))
+			q.AddRateLimited(uid)
+		}
+	}
+}
+
+// client returns the means to change objects of a kind.
+func (c *Collector) client(o *object) (metadata.ResourceInterface, error) {
+	m, err := c.cfg.Mapper.RESTMapping(o.kind.GroupKind(), o.kind.Version)
+	if err != nil {
+		return nil, err
+	}
+	r := c.cfg.Metadata.Resource(m.Resource)
+	if m.Scope.Name() == meta.RESTScopeNameRoot {
+		return r, nil
+	}
+	if o.namespace == "" {
+		return nil, fmt.Errorf("%w: %s %s", errNoNamespace, o.kind.Kind, o.name)
+	}
+	return r.Namespace(o.namespace), nil
+}
+
+// errNoNamespace: an object without a namespace names an owner that is in one.
+var errNoNamespace = errors.New("an owner in a namespace is named by an object outside of namespaces")
+
+// get reads an object; nil: it does not exist, or is another one of its name.
+func (c *Collector) get(ctx context.Context, o *object) (*metav1.PartialObjectMetadata, error) {
+	r, err := c.client(o)
+	if err != nil {
+		return nil, err
+	}
+	m, err := r.Get(ctx, o.name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && m.UID != o.uid {
+		return nil, nil
+	}
+	return m, err
+}
+
+// delete looks whether an object has to go.
+func (c *Collector) delete(ctx context.Context, uid types.UID) error {
+	v := c.graph.view(uid)
+	if v == nil || v.deleting && !v.foreground {
+		return nil
+	}
+	m, err := c.get(ctx, &v.object)
+	if errors.Is(err, errNoNamespace) || meta.IsNoMatchError(err) {
+		c.lg.Debug("an owner cannot be looked up", zap.String("name", v.name), zap.Error(err))
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if m == nil {
+		c.queue(c.graph.went(uid))
+		return nil
+	}
+	if v.virtual { // it exists; its own watch will tell more
+		return nil
+	}
+	if v.foreground {
+		return c.finishForeground(ctx, v, m)
+	}
+	return c.judge(ctx, v, m)
+}
+
+// finishForeground takes the finalizer off an object that nothing blocks any more, or sees to it that what blocks it goes.
+func (c *Collector) finishForeground(ctx context.Context, v *view, m *metav1.PartialObjectMetadata) error {
+	if len(v.blocking) == 0 {
+		return c.dropFinalizer(ctx, &v.object, m, metav1.FinalizerDeleteDependents)
+	}
+	for _, uid := range v.blocking {
+		if d := c.graph.view(uid); d != nil && !d.deleting {
+			c.deletes.Add(uid)
+		}
+	}
+	return nil
+}
+
+// owners sorts an object's owners.
+type owners struct {
+	solid    int         // exist
+	dangling []types.UID // do not exist
+	waiting  []types.UID // wait for their dependents to go
+}
+
+func (c *Collector) sort(ctx context.Context, v *view, refs []metav1.OwnerReference) (s owners, err error) {
+	for i := range refs {
+		r := &refs[i]
+		known, foreground := c.graph.state(r.UID)
+		switch {
+		case foreground:
+			s.waiting = append(s.waiting, r.UID)
+		case known:
+			s.solid++
+		case c.graph.isGone(r.UID):
+			s.dangling = append(s.dangling, r.UID)
+		default:
+			o := reference(r, v.namespace)
+			m, err := c.get(ctx, &o)
+			switch {
+			case errors.Is(err, errNoNamespace), meta.IsNoMatchError(err): // nobody knows: leave it
+				s.solid++
+			case err != nil:
+				return s, err
+			case m == nil:
+				c.queue(c.graph.went(r.UID))
+				s.dangling = append(s.dangling, r.UID)
+			case m.DeletionTimestamp != nil && slices.Contains(m.Finalizers, metav1.FinalizerDeleteDependents):
+				s.waiting = append(s.waiting, r.UID)
+			default:
+				s.solid++
+			}
+		}
+	}
+	return s, nil
+}
+
+// judge deletes an object without an owner that exists. One that has others only loses its references to those that do not.
+func (c *Collector) judge(ctx context.Context, v *view, m *metav1.PartialObjectMetadata) error {
+	if len(m.OwnerReferences) == 0 {
+		return nil
+	}
+	s, err := c.sort(ctx, v, m.OwnerReferences)
+	switch {
+	case err != nil:
+		return err
+	case s.solid > 0:
+		if drop := append(s.dangling, s.waiting...); len(drop) > 0 {
+			return c.dropOwners(ctx, &v.object, m, drop)
+		}
+		return nil
+	}
+	policy := metav1.DeletePropagationBackground
+	switch {
+	case len(s.waiting) > 0 && len(v.dependents) > 0:
+		// Its own dependents go before it, too, so that the owner's end is the end of all. One of a circle begins.
+		if c.graph.anyForeground(v.uid) {
+			if err := c.unblock(ctx, v, m); err != nil {
+				return err
+			}
+		}
+		policy = metav1.DeletePropagationForeground
+	case slices.Contains(m.Finalizers, metav1.FinalizerOrphanDependents):
+		policy = metav1.DeletePropagationOrphan
+	case slices.Contains(m.Finalizers, metav1.FinalizerDeleteDependents):
+		policy = metav1.DeletePropagationForeground
+	}
+	r, err := c.client(&v.object)
+	if err != nil {
+		return err
+	}
+	err = r.Delete(ctx, v.name, metav1.DeleteOptions{
+		PropagationPolicy: &policy, Preconditions: &metav1.Preconditions{UID: &m.UID, ResourceVersion: &m.ResourceVersion},
+	})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// unblock makes an object's references to its owners such that it does not block them: it is part of a circle.
+func (c *Collector) unblock(ctx context.Context, v *view, m *metav1.PartialObjectMetadata) error {
+	refs := slices.Clone(m.OwnerReferences)
+	for i := range refs {
+		no := false
+		refs[i].BlockOwnerDeletion = &no
+	}
+	updated, err := c.patch(ctx, &v.object, m, map[string]any{"ownerReferences": refs})
+	if err == nil && updated != nil {
+		m.ResourceVersion = updated.ResourceVersion
+	}
+	return err
+}
+
+func (c *Collector) dropOwners(ctx context.Context, o *object, m *metav1.PartialObjectMetadata, drop []types.UID) error {
+	refs := []metav1.OwnerReference{}
+	for _, r := range m.OwnerReferences {
+		if !slices.Contains(drop, r.UID) {
+			refs = append(refs, r)
+		}
+	}
+	_, err := c.patch(ctx, o, m, map[string]any{"ownerReferences": refs})
+	return err
+}
+
+func (c *Collector) dropFinalizer(ctx context.Context, o *object, m *metav1.PartialObjectMetadata, f string) error {
+	if !slices.Contains(m.Finalizers, f) {
+		return nil
+	}
+	kept := []string{}
+	for _, x := range m.Finalizers {
+		if x != f {
+			kept = append(kept, x)
+		}
+	}
+	_, err := c.patch(ctx, o, m, map[string]any{"finalizers": kept})
+	return err
+}
+
+// patch changes an object's metadata if it still is what was read. One that is gone is no error.
+func (c *Collector) patch(ctx context.Context, o *object, m *metav1.PartialObjectMetadata, change map[string]any) (*metav1.PartialObjectMetadata, error) {
+	change["uid"], change["resourceVersion"] = m.UID, m.ResourceVersion
+	b, err := json.Marshal(map[string]any{"metadata": change})
+	if err != nil {
+		return nil, err
+	}
+	r, err := c.client(o)
+	if err != nil {
+		return nil, err
+	}
+	updated, err := r.Patch(ctx, o.name, types.MergePatchType, b, metav1.PatchOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return updated, err
+}
+
+// orphan makes the dependents of an object independent, and lets the object go.
+func (c *Collector) orphan(ctx context.Context, uid types.UID) error {
+	v := c.graph.view(uid)
+	if v == nil || v.virtual {
+		return nil
+	}
+	var errs error
+	for i := range v.dependents {
+		d := &v.dependents[i]
+		m, err := c.get(ctx, d)
+		if err == nil && m != nil {
+			err = c.dropOwners(ctx, d, m, []types.UID{uid})
+		}
+		errs = errors.Join(errs, err)
+	}
+	if errs != nil {
+		return errs
+	}
+	m, err := c.get(ctx, &v.object)
+	if err != nil || m == nil {
+		return err
+	}
+	return c.dropFinalizer(ctx, &v.object, m, metav1.FinalizerOrphanDependents)
+}
