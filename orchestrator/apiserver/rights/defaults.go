@@ -77,7 +77,9 @@ func beginDefault(words []string) (kinds.Object, error) {
 			return nil, fmt.Errorf("what is %q?", w)
 		}
 	}
-	kind := func(k string) metav1.TypeMeta { return metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: k} }
+	kind := func(k string) metav1.TypeMeta {
+		return metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: k}
+	}
 	switch k := words[0]; k {
 	case "ClusterRole":
 		return &rbacv1.ClusterRole{TypeMeta: kind(k), ObjectMeta: meta, AggregationRule: gathers}, nil
