@@ -164,7 +164,8 @@ func (s *Stream) begin(ctx context.Context, q *WatchQuery, revision int64) (err 
 		}
 		s.after = v.revision
 	}
-	s.more, s.sent = true, s.after
+	// The stream was registered before it saw v: it was, or will be, told of all that v does not contain.
+	s.more, s.sent = s.after < v.revision, s.after
 	if state {
 		s.initial, s.initEnd = v, wanted && q.Bookmarks
 	}
