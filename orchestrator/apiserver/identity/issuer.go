@@ -29,7 +29,7 @@ type Issuer struct {
 	// Longest is how long a token can live, 0: as long as is asked.
 	Longest time.Duration
 	// Extend makes tokens of pods that ask for an hour and seven seconds, as those do into which tokens were mounted before
-	// they had an end, live for a year, or Longest; they warn when the hour has passed.
+	// they had an end, live for a year, whatever Longest says; they warn when the hour has passed.
 	Extend bool
 	Lookup Lookup
 	Clock  clock.Clock
@@ -99,9 +99,7 @@ func (i *Issuer) Request(ctx context.Context, namespace, name string, asked *aut
 	lives := seconds
 	if i.Extend && c.Bound.Pod != nil && seconds == extendable && i.ours(t.Spec.Audiences) {
 		c.Bound.WarnAfter = jwt.NewNumericDate(now.Add(time.Duration(seconds) * time.Second))
-		if lives = extended; i.Longest > 0 {
-			lives = min(lives, int64(i.Longest/time.Second))
-		}
+		lives = extended
 	}
 	c.Expiry = jwt.NewNumericDate(now.Add(time.Duration(lives) * time.Second))
 	token, err := i.Keys.sign(c)
