@@ -16,7 +16,10 @@ import (
 // magic begins a value that is an envelope: runtime.Unknown as protobuf.
 const magic = "k8s\x00"
 
-var errKind = errors.New("the stored object is of another kind")
+var (
+	errKind     = errors.New("the stored object is of another kind")
+	errMetadata = errors.New("the stored object has no metadata")
+)
 
 // message is what generated protobuf types have.
 type message interface {
@@ -121,6 +124,9 @@ func (c codec) decodeJSON(data []byte, o kinds.Object) error {
 		var content map[string]any
 		if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &content); err != nil {
 			return err
+		}
+		if _, ok := content["metadata"].(map[string]any); !ok {
+			return errMetadata
 		}
 		u.SetUnstructuredContent(content)
 	} else if err := kjson.UnmarshalCaseSensitivePreserveInts(data, o); err != nil {
