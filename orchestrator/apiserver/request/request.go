@@ -136,7 +136,9 @@ type infoKey struct{}
 type userKey struct{}
 
 // WithInfo returns a context that carries an Info.
-func WithInfo(ctx context.Context, i *Info) context.Context { return context.WithValue(ctx, infoKey{}, i) }
+func WithInfo(ctx context.Context, i *Info) context.Context {
+	return context.WithValue(ctx, infoKey{}, i)
+}
 
 // InfoFrom returns the Info of a context, nil if there is none.
 func InfoFrom(ctx context.Context) *Info {
@@ -145,7 +147,9 @@ func InfoFrom(ctx context.Context) *Info {
 }
 
 // WithUser returns a context that carries a User.
-func WithUser(ctx context.Context, u *User) context.Context { return context.WithValue(ctx, userKey{}, u) }
+func WithUser(ctx context.Context, u *User) context.Context {
+	return context.WithValue(ctx, userKey{}, u)
+}
 
 // UserFrom returns the User of a context, nil if there is none.
 func UserFrom(ctx context.Context) *User {
