@@ -178,7 +178,7 @@ func checkKubeletSubject(req *x509.CertificateRequest) error {
 	case !slices.Equal(req.Subject.Organization, []string{nodesGroup}):
 		return errors.New("subject organization is not system:nodes")
 	case !strings.HasPrefix(req.Subject.CommonName, nodeUserPrefix):
-		return errors.New("subject common name does not begin with system:node:")
+		return fmt.Errorf("subject common name does not begin with %q", nodeUserPrefix)
 	case len(req.EmailAddresses) > 0:
 		return errors.New("email subjectAltNames are not allowed")
 	case len(req.URIs) > 0:

@@ -27,7 +27,8 @@ func TestEnvelopeIsKubernetes(t *testing.T) {
 	var want bytes.Buffer
 	require.NoError(t, theirs.Encode(p.DeepCopy(), &want))
 	c := newCodec(podKind())
-	p.ResourceVersion, p.SelfLink = "5", "/x"
+	p.ResourceVersion = "5"
+	p.SetSelfLink("/x")
 	got, err := c.encode(p)
 	require.NoError(t, err)
 	require.Equal(t, want.Bytes(), got)

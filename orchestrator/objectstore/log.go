@@ -12,7 +12,6 @@ type change struct {
 	item     *Item // the new state; of a deletion, the last one with the revision of the deletion
 	prev     *Item // what was there before, nil if nothing
 	revision int64
-	deleted  bool
 	gone     func() *Item // prev with the revision of the change, for those whose selector it does not match any more
 }
 

@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 
 	"github.com/keelson-io/keelson/client"
 )
@@ -14,14 +14,14 @@ import (
 // key is where an object is stored.
 func (c *Collection) key(namespace, name string) (string, error) {
 	if c.kind.Namespaced {
-		if errs := path.IsValidPathSegmentName(namespace); namespace == "" || len(errs) > 0 {
+		if errs := content.IsPathSegmentName(namespace); namespace == "" || len(errs) > 0 {
 			return "", apierrors.NewBadRequest("invalid namespace \"" + namespace + "\": " + strings.Join(append(errs, "an object of this kind is in one"), ", "))
 		}
 		namespace += "/"
 	} else {
 		namespace = ""
 	}
-	if errs := path.IsValidPathSegmentName(name); name == "" || len(errs) > 0 {
+	if errs := content.IsPathSegmentName(name); name == "" || len(errs) > 0 {
 		return "", apierrors.NewBadRequest("invalid name \"" + name + "\": " + strings.Join(append(errs, "an object has one"), ", "))
 	}
 	return c.cache.prefix + namespace + name, nil

@@ -19,7 +19,8 @@ func TestCreateGetUpdateDelete(t *testing.T) {
 	f := start(t)
 	c := f.store(t).Collection(podKind())
 	p := pod("a", "x")
-	p.SelfLink, p.Spec.NodeName = "/old", "n1"
+	p.SetSelfLink("/old")
+	p.Spec.NodeName = "n1"
 	it := create(t, c, p)
 	require.Equal(t, rv(it.Revision), it.Object.GetResourceVersion())
 	require.Equal(t, "Pod", it.Object.GetObjectKind().GroupVersionKind().Kind)
