@@ -1,0 +1,152 @@
+package verbs
+
+import (
+	"context"
+	"errors"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/keelson-io/keelson/orchestrator/apiserver/admission"
+	"github.com/keelson-io/keelson/orchestrator/kinds"
+	"github.com/keelson-io/keelson/orchestrator/objectstore"
+)
+
+const modified = "the object has been modified; please apply your changes to the latest version and try again"
+
+// errEmptied ends an update whose result has nothing left that keeps it from being removed.
+var errEmptied = errors.New("nothing holds the object any more")
+
+// errDryRun ends an update that is not to be done.
+var errDryRun = errors.New("dry run")
+
+// Update replaces an object, or the part of it that a subresource is. The object becomes the callee's. Created says that
+// there was none.
+func (r *Resource) Update(ctx context.Context, t *Target, o kinds.Object) (item *objectstore.Item, created bool, err error) {
+	if err := namespaceMatches(r.Kind, o, t.Namespace); err != nil {
+		return nil, false, err
+	}
+	if err := nameMatches(o, t.Name); err != nil {
+		return nil, false, err
+	}
+	item, err = r.change(ctx, t, func(current kinds.Object) (kinds.Object, error) {
+		changed := o.DeepCopyObject().(kinds.Object)
+		if err := r.sameVersion(changed, current); err != nil {
+			return nil, err
+		}
+		r.applyDefaults(changed)
+		return r.track(t, current, r.prepare(t, changed, current))
+	})
+	if r.Kind.CreateOnUpdate && t.Subresource == "" && apierrors.IsNotFound(err) && o.GetResourceVersion() == "" {
+		item, err = r.Create(ctx, t, o)
+		return item, true, err
+	}
+	return item, false, err
+}
+
+// sameVersion checks that an update was made from the current object.
+func (r *Resource) sameVersion(o, current kinds.Object) error {
+	switch rv := o.GetResourceVersion(); {
+	case rv == "" && !r.Kind.Unconditional:
+		return invalid(r.Kind, o, field.ErrorList{field.Invalid(field.NewPath("metadata", "resourceVersion"), uint64(0), "must be specified for an update")})
+	case rv == "":
+		o.SetResourceVersion(current.GetResourceVersion())
+	case rv != current.GetResourceVersion():
+		return apierrors.NewConflict(r.Kind.GroupResource(), current.GetName(), errors.New(modified))
+	}
+	if uid := o.GetUID(); uid != "" && uid != current.GetUID() {
+		return apierrors.NewConflict(r.Kind.GroupResource(), current.GetName(),
+			failedPrecondition("UID", string(uid), string(current.GetUID())))
+	}
+	return nil
+}
+
+// prepare gives a changed object what the request may not change.
+func (r *Resource) prepare(t *Target, o, current kinds.Object) kinds.Object {
+	if t.Subresource == "status" {
+		return r.prepareStatus(o, current)
+	}
+	carryOver(o, current)
+	copyPart(r.Kind.Status, o, current)
+	if r.Kind.Update != nil {
+		r.Kind.Update(o, current)
+	}
+	countGeneration(r.Kind, o, current)
+	return o
+}
+
+// prepareStatus gives an object whose status was changed all but that.
+func (r *Resource) prepareStatus(o, current kinds.Object) kinds.Object {
+	carryOver(o, current)
+	copyPart(r.Kind.Spec, o, current)
+	if r.Kind.UpdateStatus != nil {
+		r.Kind.UpdateStatus(o, current)
+	}
+	return o
+}
+
+// change runs make on the current object until its result is stored, or removes the object if nothing holds it any more.
+func (r *Resource) change(ctx context.Context, t *Target, make func(current kinds.Object) (kinds.Object, error)) (*objectstore.Item, error) {
+	for {
+		var from *objectstore.Item
+		var last kinds.Object
+		item, err := r.Objects.Update(ctx, t.Namespace, t.Name, func(current *objectstore.Item) (kinds.Object, error) {
+			from = current
+			o, err := make(current.Object)
+			if err != nil {
+				return nil, err
+			}
+			last, err = r.admitted(ctx, t, o, current.Object)
+			return last, err
+		})
+		switch {
+		case errors.Is(err, errDryRun):
+			return objectstore.NewItem(last, from.Revision), nil
+		case !errors.Is(err, errEmptied):
+			return item, err
+		case t.DryRun:
+			return objectstore.NewItem(last, from.Revision), nil
+		}
+		item, err = r.Objects.Delete(ctx, t.Namespace, t.Name, func(current *objectstore.Item) error {
+			if current.Revision != from.Revision {
+				return errRaced
+			}
+			return nil
+		})
+		if errors.Is(err, errRaced) {
+			continue
+		}
+		return item, err
+	}
+}
+
+// errRaced: somebody else was faster.
+var errRaced = errors.New("the object has changed meanwhile")
+
+// admitted takes a changed object through admission and validation. With errEmptied and errDryRun it returns it, too.
+func (r *Resource) admitted(ctx context.Context, t *Target, o, current kinds.Object) (kinds.Object, error) {
+	o, err := r.mutate(ctx, t, admission.Update, o, current)
+	if err != nil {
+		return nil, err
+	}
+	if err := validateChange(r.Kind, o, current, t.Subresource == "status"); err != nil {
+		return nil, err
+	}
+	r.warn(t, o, current)
+	if err := r.Admission.Validate(ctx, r.attributes(t, admission.Update, o, current)); err != nil {
+		return nil, err
+	}
+	switch {
+	case emptied(o, current):
+		return o, errEmptied
+	case t.DryRun:
+		return o, errDryRun
+	}
+	return o, nil
+}
+
+// emptied says that an object which is being deleted has lost what held it: its finalizers, and its time.
+func emptied(o, current kinds.Object) bool {
+	return current.GetDeletionTimestamp() != nil && len(o.GetFinalizers()) == 0 &&
+		(o.GetDeletionGracePeriodSeconds() == nil || *o.GetDeletionGracePeriodSeconds() == 0)
+}
