@@ -120,7 +120,6 @@ func restrictNode(node string, w *Write) error {
 		return wrongType(w.Object)
 	}
 	if w.Operation == "CREATE" {
-		//lint:ignore SA1019 nobody uses it, so nobody may set it
 		if o.Spec.ConfigSource != nil {
 			return fmt.Errorf("node %q is not allowed to create pods with a non-nil configSource", node)
 		}
@@ -134,7 +133,6 @@ func restrictNode(node string, w *Write) error {
 		return wrongType(w.Old)
 	}
 	switch same := equality.Semantic.DeepEqual; {
-	//lint:ignore SA1019 as above
 	case o.Spec.ConfigSource != nil && !same(o.Spec.ConfigSource, old.Spec.ConfigSource):
 		return fmt.Errorf("node %q is not allowed to update configSource to a new non-nil configSource", node)
 	case !same(o.Spec.Taints, old.Spec.Taints):

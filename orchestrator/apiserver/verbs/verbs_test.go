@@ -113,7 +113,7 @@ func configMap(name string) *corev1.ConfigMap {
 func TestCreate(t *testing.T) {
 	r := start(t, deployments())
 	d := deployment("web")
-	d.Generation, d.UID, d.Status.Replicas, d.SelfLink = 7, "mine", 5, "/x" //lint:ignore SA1019 old clients send it
+	d.Generation, d.UID, d.Status.Replicas, d.SelfLink = 7, "mine", 5, "/x"
 	item, err := r.Create(t.Context(), at(""), d)
 	require.NoError(t, err)
 	got := item.Object.(*appsv1.Deployment)
