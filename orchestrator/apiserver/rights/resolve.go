@@ -151,11 +151,11 @@ func (p *Policy) Review(u *request.User, namespace string) authorizationv1.Subje
 		}
 	}
 	// A kubelet has more than its rules say.
-	if _, ok := NodeOf(u); ok {
+	if _, status.Incomplete = NodeOf(u); status.Incomplete {
 		err = errors.Join(err, errors.New("node authorizer does not support user rule resolution"))
 	}
 	if err != nil {
-		status.Incomplete, status.EvaluationError = true, err.Error()
+		status.EvaluationError = err.Error()
 	}
 	return status
 }
