@@ -298,3 +298,5 @@ func TestReview(t *testing.T) {
 	require.False(t, s.Incomplete)
 	require.Equal(t, `clusterrole.rbac.authorization.k8s.io "nowhere" not found`, s.EvaluationError)
 }
+
+func bobUser() *request.User { return &request.User{Name: "bob"} }
