@@ -244,7 +244,8 @@ func TestLines(t *testing.T) {
 func TestRealConnection(t *testing.T) {
 	var out bytes.Buffer
 	l := newLog(t, "rules: [{level: Metadata, omitStages: [RequestReceived]}]", &out)
-	s := httptest.NewServer(l.Begin(l.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	done := make(chan struct{}) // nobody waits for a handler that has taken the connection
+	chain := l.Begin(l.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		conn, rw, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Error(err)
@@ -253,12 +254,17 @@ func TestRealConnection(t *testing.T) {
 		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n")
 		_ = rw.Flush()
 		_ = conn.Close()
-	}))))
+	})))
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(done)
+		chain.ServeHTTP(w, r)
+	}))
 	r, err := http.NewRequest(http.MethodGet, s.URL+"/api/v1/namespaces/ns/pods/p/exec", nil)
 	require.NoError(t, err)
 	resp, err := s.Client().Do(r)
 	require.NoError(t, err)
 	_ = resp.Body.Close()
+	<-done
 	s.Close()
 	require.Contains(t, out.String(), `"stage":"ResponseStarted"`)
 	require.Contains(t, out.String(), `"code":101`)

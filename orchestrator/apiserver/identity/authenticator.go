@@ -35,7 +35,7 @@ type Authenticator interface {
 // Identity is who a token stands for.
 type Identity struct {
 	User *request.User
-	// Audiences are those of the token that were asked for; nil: the token is for any.
+	// Audiences are those of the token that were asked for; nil: the token has none, it is for the API server.
 	Audiences []string
 }
 

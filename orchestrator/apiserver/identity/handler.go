@@ -106,18 +106,11 @@ func (g *Gate) Impersonate(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		ctx := r.Context()
-		user, info := request.UserFrom(ctx), request.InfoFrom(ctx)
-		if user == nil || g.cfg.Authorizer == nil {
+		ctx, asked := r.Context(), rights.OfRequest(r)
+		if asked.User == nil || g.cfg.Authorizer == nil {
 			g.cfg.Fail(w, r, apierrors.NewInternalError(errors.New("no user that could impersonate another")))
 			return
 		}
-		if info == nil {
-			info = request.Parse(r)
-		}
-		asked := rights.Of(user, info)
-		q := r.URL.Query()
-		asked.Select(q.Get("fieldSelector"), q.Get("labelSelector"))
 		become, constraint, err := Impersonator{g.cfg.Authorizer}.Become(ctx, asked, want)
 		if err != nil {
 			g.cfg.Fail(w, r, err)

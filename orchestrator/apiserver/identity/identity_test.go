@@ -228,6 +228,26 @@ func TestAudiences(t *testing.T) {
 	require.Equal(t, []string{"vault"}, id.Audiences)
 }
 
+func TestReview(t *testing.T) {
+	w := newWorld(t)
+	tokens := Tokens{NewStatic(map[string]request.User{"secret": {Name: "root", Extra: map[string][]string{"k": {"v"}}}}), w.auth}
+	review := func(token string, audiences ...string) authenticationv1.TokenReviewStatus {
+		return Review(context.Background(), tokens, []string{server}, &authenticationv1.TokenReviewSpec{Token: token, Audiences: audiences})
+	}
+	vault := w.request(t, authenticationv1.TokenRequestSpec{Audiences: []string{"vault"}}).Request.Status.Token
+	s := review(vault, "vault", "x")
+	require.True(t, s.Authenticated)
+	require.Equal(t, []string{"vault"}, s.Audiences)
+	require.Equal(t, "system:serviceaccount:ns:sa", s.User.Username)
+	s = review(vault)
+	require.False(t, s.Authenticated)
+	require.Contains(t, s.Error, "invalid for the target audiences")
+	require.Equal(t, authenticationv1.TokenReviewStatus{Authenticated: true, Audiences: []string{server}, User: authenticationv1.UserInfo{
+		Username: "root", Groups: []string{Authenticated}, Extra: map[string]authenticationv1.ExtraValue{"k": {"v"}}}}, review("secret"))
+	require.False(t, review("secret", "vault").Authenticated, "it is for the API server only")
+	require.Equal(t, "invalid bearer token", review("wrong").Error)
+}
+
 func TestBoundTokens(t *testing.T) {
 	gone := func(m map[string]*corev1.Pod, key string) { delete(m, key) }
 	for _, c := range []struct {

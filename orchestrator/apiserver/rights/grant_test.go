@@ -21,7 +21,7 @@ import (
 // TestMissing compares with the implementation that kubectl uses.
 func TestMissing(t *testing.T) {
 	covered := 0
-	for seed := range uint64(20000) {
+	for seed := range uint64(5000) {
 		r := random{rand.New(rand.NewPCG(seed, 4))}
 		owned, wanted := r.rules(), r.rules()
 		if r.IntN(2) == 0 { // else next to nothing is covered
@@ -38,12 +38,12 @@ func TestMissing(t *testing.T) {
 			covered++
 		}
 	}
-	require.Greater(t, covered, 1000)
+	require.Greater(t, covered, 250)
 }
 
 // TestGrantedIsAllowed: what is not missing is allowed, as far as a rule can be asked for.
 func TestGrantedIsAllowed(t *testing.T) {
-	for seed := range uint64(2000) {
+	for seed := range uint64(1000) {
 		r := random{rand.New(rand.NewPCG(seed, 5))}
 		owned, wanted := r.rules(), r.rules()
 		if len(Missing(owned, wanted)) > 0 {

@@ -179,7 +179,7 @@ func (r random) ask() Attributes {
 func TestRandomPolicies(t *testing.T) {
 	ctx := context.Background()
 	allowed, asked := 0, 0
-	for seed := range uint64(60) {
+	for seed := range uint64(30) {
 		r := random{rand.New(rand.NewPCG(seed, 1))}
 		p, n := NewPolicy(), naive{map[string]kinds.Object{}}
 		for range 60 {
