@@ -183,10 +183,14 @@ func (c *Collector) monitor(gvr schema.GroupVersionResource) (*monitor, error) {
 
 // onlyReferences leaves of an object what the graph needs.
 func onlyReferences(o any) (any, error) {
-	if m, ok := o.(*metav1.PartialObjectMetadata); ok {
-		m.ManagedFields, m.Annotations, m.Labels = nil, nil, nil
+	m, ok := o.(*metav1.PartialObjectMetadata)
+	if !ok {
+		return o, nil
 	}
-	return o, nil
+	return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
+		Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion,
+		OwnerReferences: m.OwnerReferences, Finalizers: m.Finalizers, DeletionTimestamp: m.DeletionTimestamp,
+	}}, nil
 }
 
 func (c *Collector) seen(kind schema.GroupVersionKind, o any) {
