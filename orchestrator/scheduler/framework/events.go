@@ -1,0 +1,81 @@
+package framework
+
+import v1 "k8s.io/api/core/v1"
+
+// Action tells what happened to an object; actions are bits.
+type Action uint32
+
+// The actions. Update is any change, those after it say which.
+const (
+	Add Action = 1 << iota
+	Delete
+	UpdateNodeAllocatable
+	UpdateNodeLabel
+	UpdateNodeTaint
+	UpdateNodeCondition
+	UpdateNodeAnnotation
+	UpdatePodLabel
+	UpdatePodScaleDown
+	UpdatePodScaleUp
+	UpdatePodToleration
+	UpdatePodGatesEliminated
+	updateOther
+
+	All    = updateOther<<1 - 1
+	Update = All &^ (Add | Delete)
+)
+
+// Resource is a kind of object, as far as the scheduler tells them apart.
+type Resource uint8
+
+// The resources. A TargetPod is the waiting pod itself, an UnscheduledPod another one that waits.
+const (
+	AnyResource Resource = iota
+	AssignedPod
+	UnscheduledPod
+	TargetPod
+	Node
+	OtherObject
+)
+
+// Event is a change in the cluster that may let a waiting pod be scheduled.
+type Event struct {
+	Resource Resource
+	Action   Action
+	// Label names the special events of the queue.
+	Label string
+}
+
+// Covers tells whether an event that somebody waits for comprises one that happened.
+func (e Event) Covers(o Event) bool {
+	return (e.Resource == AnyResource || e.Resource == o.Resource) && (e.Action&o.Action != 0 || o.Action&Update == Update && e.Action&Update != 0)
+}
+
+// Wildcard tells whether the event concerns every pod that waits.
+func (e Event) Wildcard() bool { return e.Resource == AnyResource && e.Action == All }
+
+// Change carries the object of an event: Old is nil when it was added, New when it was deleted.
+type Change struct {
+	Old, New any
+}
+
+// Nodes returns the nodes of a change of a node.
+func (c Change) Nodes() (old, now *v1.Node) {
+	old, _ = c.Old.(*v1.Node)
+	now, _ = c.New.(*v1.Node)
+	return old, now
+}
+
+// Pods returns the pods of a change of a pod.
+func (c Change) Pods() (old, now *v1.Pod) {
+	old, _ = c.Old.(*v1.Pod)
+	now, _ = c.New.(*v1.Pod)
+	return old, now
+}
+
+// Hint is an event after which a pod that the plugin rejected is worth another try.
+type Hint struct {
+	Event Event
+	// Helps looks closer: may the change let the pod pass? Nil means that it always may.
+	Helps func(pod *PodInfo, c Change) bool
+}
