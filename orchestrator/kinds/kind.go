@@ -20,6 +20,7 @@ type Kind struct {
 	schema.GroupVersionKind
 	Resource   string // plural in URLs, "pods"
 	Singular   string // "pod"
+	ListKind   string // "": the kind and "List"
 	ShortNames []string
 	Categories []string // "all"
 	Namespaced bool
@@ -55,22 +56,30 @@ type Kind struct {
 type Strategy struct {
 	// Default fills in what was left out. It must not depend on time, randomness or other objects.
 	Default func(o Object)
+	// Coerce makes of decoded JSON what a type of Go would have made of it: what is unknown is dropped, and its paths are
+	// returned; what cannot be decoded is an error. Nil: the kind has such a type.
+	Coerce func(o Object) (unknown []string, err error)
 	// Create prepares an object for its creation after it was defaulted: it drops what users may not set. Status and
 	// generation are done for every kind.
 	Create func(o Object)
 	// Update prepares an object for an update: it carries over what users may not change. Status and generation are done
 	// for every kind.
 	Update func(o, old Object)
+	// Delete prepares an object for its deletion, when it is first asked for: it may add finalizers.
+	Delete func(o Object)
 	// Validate returns what is wrong with an object. Metadata is checked for every kind.
 	Validate func(o Object) field.ErrorList
 	// ValidateUpdate returns what is wrong with a change, beyond Validate, which is called too.
 	ValidateUpdate func(o, old Object) field.ErrorList
+	// Ratchets says that Validate is not called at an update, as what was wrong before may stay wrong: ValidateUpdate says it
+	// all.
+	Ratchets bool
 	// Warnings are told to the user; old is nil at a creation.
 	Warnings func(o, old Object) []string
 
-	// Spec and Status return pointers into an object; nil: the kind has no such part. A change of the spec raises the
-	// generation. A kind with a Status has the subresource status, and Status can be changed through it only.
-	Spec, Status func(o Object) any
+	// Spec and Status are nil if the kind has no such part. A change of the spec raises the generation. A kind with a Status
+	// has the subresource status, and Status can be changed through it only.
+	Spec, Status Part
 	// UpdateStatus and ValidateStatus are Update and ValidateUpdate for the subresource status.
 	UpdateStatus   func(o, old Object)
 	ValidateStatus func(o, old Object) field.ErrorList
@@ -98,11 +107,14 @@ type Lifecycle struct {
 	TTL time.Duration
 }
 
-// Conversion says how a kind is stored as another.
+// Conversion says how a kind is stored as another. Objects are not changed: the results are new ones, or the same if there is
+// nothing to convert.
 type Conversion struct {
 	Kind *Kind
-	To   func(o Object) Object // a new object
-	From func(o Object) Object // a new object
+	// To returns an object as it is stored.
+	To func(o Object) (Object, error)
+	// From returns stored objects, of which there is at least one, as this kind, in their order.
+	From func(o ...Object) ([]Object, error)
 }
 
 // Subresource is a part of an object with a URL of its own.
@@ -126,6 +138,14 @@ type Scale struct {
 
 // AllVerbs are the verbs of a kind.
 var AllVerbs = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
+
+// List is the name of a list of the kind.
+func (k *Kind) List() schema.GroupVersionKind {
+	if k.ListKind != "" {
+		return k.GroupVersion().WithKind(k.ListKind)
+	}
+	return k.GroupVersion().WithKind(k.Kind + "List")
+}
 
 // GroupVersionResource is the kind's resource.
 func (k *Kind) GroupVersionResource() schema.GroupVersionResource {

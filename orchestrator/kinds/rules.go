@@ -11,10 +11,12 @@ type Rules[T Object] struct {
 	Default        func(o T)
 	Create         func(o T)
 	Update         func(o, old T)
+	Delete         func(o T)
 	Validate       func(o T) field.ErrorList
 	ValidateUpdate func(o, old T) field.ErrorList
+	Ratchets       bool
 	Warnings       func(o, old T) []string // old is nil at a creation
-	Spec, Status   func(o T) any
+	Spec, Status   func(o T) any           // a pointer into o
 	UpdateStatus   func(o, old T)
 	ValidateStatus func(o, old T) field.ErrorList
 	Fields         func(o T) map[string]string
@@ -25,6 +27,7 @@ type Rules[T Object] struct {
 // with puts the rules into a kind.
 func with[T Object](k Kind, r Rules[T]) *Kind {
 	k.Default, k.Create, k.Validate = one(r.Default), one(r.Create), checked(r.Validate)
+	k.Delete, k.Ratchets = one(r.Delete), r.Ratchets
 	k.Update, k.UpdateStatus = two(r.Update), two(r.UpdateStatus)
 	k.ValidateUpdate, k.ValidateStatus = compared(r.ValidateUpdate), compared(r.ValidateStatus)
 	k.Spec, k.Status = part(r.Spec), part(r.Status)
@@ -74,9 +77,9 @@ func compared[T Object](f func(o, old T) field.ErrorList) func(o, old Object) fi
 	return func(o, old Object) field.ErrorList { return f(o.(T), old.(T)) }
 }
 
-func part[T Object](f func(T) any) func(Object) any {
+func part[T Object](f func(T) any) Part {
 	if f == nil {
 		return nil
 	}
-	return func(o Object) any { return f(o.(T)) }
+	return PartAt(func(o Object) any { return f(o.(T)) })
 }

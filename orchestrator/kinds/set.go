@@ -35,7 +35,7 @@ func NewSet(all ...*Kind) (*Set, error) {
 		places[k.Place] = k
 		s.byKind[k.GroupVersionKind], s.byResource[k.GroupVersionResource()] = k, k
 		s.scheme.AddKnownTypeWithName(k.GroupVersionKind, k.New())
-		s.scheme.AddKnownTypeWithName(k.GroupVersion().WithKind(k.Kind+"List"), k.NewList())
+		s.scheme.AddKnownTypeWithName(k.List(), k.NewList())
 		metav1.AddToGroupVersion(s.scheme, k.GroupVersion())
 	}
 	return s, nil

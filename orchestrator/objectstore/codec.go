@@ -17,8 +17,9 @@ import (
 const magic = "k8s\x00"
 
 var (
-	errKind     = errors.New("the stored object is of another kind")
-	errMetadata = errors.New("the stored object has no metadata")
+	errKind      = errors.New("the stored object is of another kind")
+	errConverted = errors.New("a conversion returned another number of objects than it was given")
+	errMetadata  = errors.New("the stored object has no metadata")
 )
 
 // message is what generated protobuf types have.

@@ -86,6 +86,14 @@ func unreadable(it *Item) error {
 	return apierrors.NewInternalError(fmt.Errorf("the stored object %s cannot be read: %w", it.Key, it.broken))
 }
 
+// failed is the error of a conversion.
+func failed(err error) error {
+	if known := (*apierrors.StatusError)(nil); errors.As(err, &known) {
+		return err
+	}
+	return apierrors.NewInternalError(fmt.Errorf("conversion failed: %w", err))
+}
+
 // parseRevision returns 0 for "" and "0".
 func parseRevision(resourceVersion string) (int64, error) {
 	if resourceVersion == "" || resourceVersion == "0" {

@@ -73,35 +73,86 @@ func (i *Item) Encoded(name string, encode func(kinds.Object) ([]byte, error)) (
 
 // view is an item as another kind, in a list that only grows.
 type view struct {
-	kind *kinds.Kind
-	get  func() *Item
+	item *Item
 	next *view
 }
 
 // as returns the item as a kind that is stored as the item's.
-func (i *Item) as(k *kinds.Kind) *Item {
-	if k.Stored == nil || i.broken != nil {
-		return i
+func (i *Item) as(k *kinds.Kind) (*Item, error) {
+	if i.broken != nil {
+		return nil, unreadable(i)
 	}
-	for {
-		head := i.views.Load()
-		for v := head; v != nil; v = v.next {
-			if v.kind == k {
-				return v.get()
-			}
+	if k.Stored == nil {
+		return i, nil
+	}
+	if v := i.seen(k); v != nil {
+		return v, nil
+	}
+	if err := convert(k, i); err != nil {
+		return nil, err
+	}
+	return i.seen(k), nil
+}
+
+// seen returns the item as a kind if it was converted before, otherwise nil.
+func (i *Item) seen(k *kinds.Kind) *Item {
+	for v := i.views.Load(); v != nil; v = v.next {
+		if v.item.kind == k {
+			return v.item
 		}
-		v := &view{kind: k, next: head, get: sync.OnceValue(func() *Item { return i.convert(k) })}
-		if i.views.CompareAndSwap(head, v) {
-			return v.get()
+	}
+	return nil
+}
+
+// convert makes views of items, as a kind that is stored as theirs. They can be read.
+func convert(k *kinds.Kind, items ...*Item) error {
+	objects := make([]kinds.Object, len(items))
+	for n, i := range items {
+		objects[n] = i.Object
+	}
+	objects, err := k.Stored.From(objects...)
+	if err != nil {
+		return failed(err)
+	}
+	if len(objects) != len(items) {
+		return failed(errConverted)
+	}
+	for n, i := range items {
+		i.show(k, objects[n])
+	}
+	return nil
+}
+
+// show makes a view of an object, unless somebody else was faster.
+func (i *Item) show(k *kinds.Kind, o kinds.Object) {
+	if o != i.Object {
+		o.GetObjectKind().SetGroupVersionKind(k.GroupVersionKind)
+		setRevision(o, i.Revision)
+	}
+	v := &view{item: &Item{Object: o, Revision: i.Revision, Key: i.Key, size: i.size, kind: k}}
+	for {
+		v.next = i.views.Load()
+		if i.seen(k) != nil || i.views.CompareAndSwap(v.next, v) {
+			return
 		}
 	}
 }
 
-func (i *Item) convert(k *kinds.Kind) *Item {
-	o := k.Stored.From(i.Object)
-	o.GetObjectKind().SetGroupVersionKind(k.GroupVersionKind)
-	setRevision(o, i.Revision)
-	return &Item{Object: o, Revision: i.Revision, Key: i.Key, size: i.size, kind: k}
+// prepare converts those of some items that were not converted before, all at once.
+func prepare(k *kinds.Kind, items []*Item) error {
+	if k.Stored == nil {
+		return nil
+	}
+	var fresh []*Item
+	for _, i := range items {
+		if i.broken == nil && i.seen(k) == nil {
+			fresh = append(fresh, i)
+		}
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	return convert(k, fresh...)
 }
 
 // at returns the item as the last state of an object that went at a revision.

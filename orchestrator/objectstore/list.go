@@ -182,10 +182,13 @@ func (l *listing) exactly(ctx context.Context) (*Page, error) {
 // cached lists from a version of the cache that is the state at a revision.
 func (l *listing) cached(v *version, revision int64) (*Page, error) {
 	p, end := &Page{Revision: revision}, l.scope.end
+	if err := prepare(l.c.kind, l.candidates(v)); err != nil {
+		return nil, err
+	}
 	if l.limit == 0 && l.match == nil && l.scope.prefix == l.c.cache.prefix && !l.page {
 		p.Items = make([]*Item, 0, v.tree.Len())
 	}
-	var broken *Item
+	var failure error
 	last, more := "", false
 	v.tree.Ascend(&Item{Key: l.from}, func(it *Item) bool {
 		if it.Key >= end {
@@ -195,18 +198,17 @@ func (l *listing) cached(v *version, revision int64) (*Page, error) {
 			more = true
 			return false
 		}
-		if it.broken != nil {
-			broken = it
+		last = it.Key
+		if it, failure = it.as(l.c.kind); failure != nil {
 			return false
 		}
-		last = it.Key
-		if it = it.as(l.c.kind); l.match == nil || l.match(it) {
+		if l.match == nil || l.match(it) {
 			p.Items = append(p.Items, it)
 		}
 		return true
 	})
-	if broken != nil {
-		return nil, unreadable(broken)
+	if failure != nil {
+		return nil, failure
 	}
 	if more {
 		l.c.cache.snapshots.keep(v, l.c.store.cfg.Clock.Now())
@@ -217,6 +219,22 @@ func (l *listing) cached(v *version, revision int64) (*Page, error) {
 		l.follow(p, last, int64(left))
 	}
 	return p, nil
+}
+
+// candidates are the items that may come into a page, if they have to be converted.
+func (l *listing) candidates(v *version) []*Item {
+	if l.c.kind.Stored == nil {
+		return nil
+	}
+	var items []*Item
+	v.tree.Ascend(&Item{Key: l.from}, func(it *Item) bool {
+		if it.Key >= l.scope.end || l.match == nil && l.limit > 0 && int64(len(items)) >= l.limit {
+			return false
+		}
+		items = append(items, it)
+		return true
+	})
+	return items
 }
 
 // rank is how many keys are before one.
@@ -255,12 +273,18 @@ func (l *listing) stored(ctx context.Context, revision int64) (*Page, error) {
 		if p.Revision == 0 {
 			p.Revision = r.rev
 		}
+		items := make([]*Item, len(r.kvs))
 		for i, kv := range r.kvs {
-			it := c.cache.known(have, kv)
-			if it.broken != nil {
-				return nil, unreadable(it)
+			items[i] = c.cache.known(have, kv)
+		}
+		if err := prepare(c.kind, items); err != nil {
+			return nil, err
+		}
+		for i, it := range items {
+			if it, err = it.as(c.kind); err != nil {
+				return nil, err
 			}
-			if it = it.as(c.kind); l.match != nil && !l.match(it) {
+			if l.match != nil && !l.match(it) {
 				continue
 			}
 			p.Items = append(p.Items, it)

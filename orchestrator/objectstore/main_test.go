@@ -90,13 +90,17 @@ func newEventKind(stored *kinds.Kind) *kinds.Kind {
 		New: func() kinds.Object { return &eventsv1.Event{} }, NewList: func() runtime.Object { return &eventsv1.EventList{} },
 		Stored: &kinds.Conversion{
 			Kind: stored,
-			To: func(o kinds.Object) kinds.Object {
+			To: func(o kinds.Object) (kinds.Object, error) {
 				e := o.(*eventsv1.Event)
-				return &corev1.Event{ObjectMeta: e.ObjectMeta, Message: e.Note}
+				return &corev1.Event{ObjectMeta: e.ObjectMeta, Message: e.Note}, nil
 			},
-			From: func(o kinds.Object) kinds.Object {
-				e := o.(*corev1.Event)
-				return &eventsv1.Event{ObjectMeta: e.ObjectMeta, Note: e.Message}
+			From: func(o ...kinds.Object) ([]kinds.Object, error) {
+				out := make([]kinds.Object, len(o))
+				for i := range o {
+					e := o[i].(*corev1.Event)
+					out[i] = &eventsv1.Event{ObjectMeta: e.ObjectMeta, Note: e.Message}
+				}
+				return out, nil
 			},
 		},
 	}

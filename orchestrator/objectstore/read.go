@@ -56,10 +56,8 @@ func (c *Collection) Get(ctx context.Context, namespace, name, resourceVersion s
 		return nil, storeError(ctx, err, false)
 	case it == nil:
 		return nil, c.notFound(name)
-	case it.broken != nil:
-		return nil, unreadable(it)
 	}
-	return it.as(c.kind), nil
+	return it.as(c.kind)
 }
 
 // latest reads one object linearizably, nil if there is none. What the cache has is not read again if it has not changed.

@@ -96,14 +96,14 @@ type Store struct {
 
 	mu          sync.Mutex
 	collections map[*kinds.Kind]*Collection
-	caches      map[string]*cache // by the place of the stored kind
+	caches      map[*kinds.Kind]*cache // by the stored kind
 }
 
 // New returns a Store. Close it before its client.
 func New(cfg Config) *Store {
 	cfg.setDefaults()
 	s := &Store{
-		cfg: cfg, metrics: newMetrics(cfg.Registerer), collections: map[*kinds.Kind]*Collection{}, caches: map[string]*cache{},
+		cfg: cfg, metrics: newMetrics(cfg.Registerer), collections: map[*kinds.Kind]*Collection{}, caches: map[*kinds.Kind]*cache{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.now.ask = s.askRevision
@@ -153,10 +153,10 @@ func (s *Store) Collection(k *kinds.Kind) *Collection {
 		c.end()
 		return c
 	}
-	shared := s.caches[stored.Place]
+	shared := s.caches[stored]
 	if shared == nil {
 		shared = newCache(s, stored)
-		s.caches[stored.Place] = shared
+		s.caches[stored] = shared
 	}
 	shared.users++
 	c.cache = shared
@@ -176,7 +176,7 @@ func (s *Store) Remove(k *kinds.Kind) {
 	c.end()
 	last := c.cache
 	if last.users--; last.users == 0 {
-		delete(s.caches, last.kind.Place)
+		delete(s.caches, last.kind)
 	} else {
 		last = nil
 	}

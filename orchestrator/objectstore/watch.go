@@ -254,7 +254,7 @@ func (s *Stream) ready() ([]Event, error) {
 // readInitial returns some of the objects that the stream begins with.
 func (s *Stream) readInitial() ([]Event, error) {
 	var events []Event
-	var broken *Item
+	var failure error
 	v := s.initial
 	done := true
 	v.tree.Ascend(&Item{Key: s.from}, func(it *Item) bool {
@@ -265,19 +265,17 @@ func (s *Stream) readInitial() ([]Event, error) {
 			s.from, done = it.Key, false
 			return false
 		}
-		if it.broken != nil {
-			broken = it
+		if it, failure = it.as(s.c.kind); failure != nil {
 			return false
 		}
-		if it = it.as(s.c.kind); s.match == nil || s.match(it) {
+		if s.match == nil || s.match(it) {
 			events = append(events, Event{Type: watch.Added, Item: it, Revision: it.Revision})
 		}
 		return true
 	})
-	if broken != nil {
-		err := unreadable(broken)
-		s.fail(err)
-		return nil, err
+	if failure != nil {
+		s.fail(failure)
+		return nil, failure
 	}
 	if done {
 		s.initial = nil
@@ -333,23 +331,36 @@ func (s *Stream) event(ch *change) (Event, bool, error) {
 	if key < s.scope.prefix || key >= s.scope.end {
 		return Event{}, false, nil
 	}
-	if ch.item != nil && ch.item.broken != nil {
-		return Event{}, false, unreadable(ch.item)
+	item, now, err := s.matches(ch.item)
+	if err != nil {
+		return Event{}, false, err
 	}
-	now := ch.item != nil && s.matches(ch.item)
-	before := ch.prev != nil && ch.prev.broken == nil && s.matches(ch.prev)
+	before := false
+	if ch.prev != nil && ch.prev.broken == nil {
+		if _, before, err = s.matches(ch.prev); err != nil {
+			return Event{}, false, err
+		}
+	}
 	switch {
 	case now && before:
-		return Event{Type: watch.Modified, Item: ch.item.as(s.c.kind), Revision: ch.revision}, true, nil
+		return Event{Type: watch.Modified, Item: item, Revision: ch.revision}, true, nil
 	case now:
-		return Event{Type: watch.Added, Item: ch.item.as(s.c.kind), Revision: ch.revision}, true, nil
+		return Event{Type: watch.Added, Item: item, Revision: ch.revision}, true, nil
 	case before:
-		return Event{Type: watch.Deleted, Item: ch.gone().as(s.c.kind), Revision: ch.revision}, true, nil
+		item, err := ch.gone().as(s.c.kind)
+		return Event{Type: watch.Deleted, Item: item, Revision: ch.revision}, err == nil, err
 	}
 	return Event{}, false, nil
 }
 
-func (s *Stream) matches(it *Item) bool { return s.match == nil || s.match(it.as(s.c.kind)) }
+// matches returns an item, if there is one, as the stream's kind, and whether the stream is about it.
+func (s *Stream) matches(it *Item) (*Item, bool, error) {
+	if it == nil {
+		return nil, false, nil
+	}
+	it, err := it.as(s.c.kind)
+	return it, err == nil && (s.match == nil || s.match(it)), err
+}
 
 // makeBookmark says how far the stream is, if it has reported all that is published.
 func (s *Stream) makeBookmark() (Event, bool) {

@@ -31,10 +31,8 @@ func (c *Collection) Create(ctx context.Context, o kinds.Object) (*Item, error) 
 		return nil, storeError(ctx, err, true)
 	case it == nil:
 		return nil, apierrors.NewAlreadyExists(c.kind.GroupResource(), o.GetName())
-	case it.broken != nil:
-		return nil, unreadable(it)
 	}
-	return it.as(c.kind), nil
+	return it.as(c.kind)
 }
 
 // Update replaces an object by what change makes of it. change is called with the state in the cache first, and again with
@@ -43,7 +41,10 @@ func (c *Collection) Create(ctx context.Context, o kinds.Object) (*Item, error) 
 // nothing is written, and the item is the current one.
 func (c *Collection) Update(ctx context.Context, namespace, name string, change func(current *Item) (kinds.Object, error)) (*Item, error) {
 	return c.modify(ctx, namespace, name, func(cur current) (done *Item, next *current, err error) {
-		view := cur.item.as(c.kind)
+		view, err := cur.item.as(c.kind)
+		if err != nil {
+			return nil, nil, err
+		}
 		o, err := change(view)
 		if err != nil {
 			next, err = c.settle(ctx, cur, err)
@@ -78,7 +79,11 @@ func (c *Collection) Update(ctx context.Context, namespace, name string, change 
 func (c *Collection) Delete(ctx context.Context, namespace, name string, check func(current *Item) error) (*Item, error) {
 	return c.modify(ctx, namespace, name, func(cur current) (done *Item, next *current, err error) {
 		if check != nil {
-			if err := check(cur.item.as(c.kind)); err != nil {
+			view, err := cur.item.as(c.kind)
+			if err != nil {
+				return nil, nil, err
+			}
+			if err := check(view); err != nil {
 				next, err = c.settle(ctx, cur, err)
 				return nil, next, err
 			}
@@ -127,10 +132,8 @@ func (c *Collection) modify(ctx context.Context, namespace, name string, attempt
 		switch {
 		case err != nil:
 			return nil, err
-		case done != nil && done.broken != nil:
-			return nil, unreadable(done)
 		case done != nil:
-			return done.as(c.kind), nil
+			return done.as(c.kind)
 		}
 		cur = *next
 	}
@@ -155,7 +158,10 @@ func (c *Collection) settle(ctx context.Context, cur current, because error) (*c
 // value encodes an object as its kind is stored.
 func (c *Collection) value(o kinds.Object) ([]byte, error) {
 	if c.kind.Stored != nil {
-		o = c.kind.Stored.To(o)
+		var err error
+		if o, err = c.kind.Stored.To(o); err != nil {
+			return nil, failed(err)
+		}
 	}
 	b, err := c.cache.codec.encode(o)
 	if err != nil {

@@ -108,6 +108,9 @@ func failedPrecondition(what, want, have string) error {
 
 // mark makes an object one that is being deleted, and says whether anything holds it.
 func (r *Resource) mark(o kinds.Object, opts *metav1.DeleteOptions) bool {
+	if r.Kind.Delete != nil && o.GetDeletionTimestamp() == nil {
+		r.Kind.Delete(o)
+	}
 	o.SetFinalizers(finalizers(r.Kind, o, opts))
 	grace := int64(0)
 	if r.Kind.Grace != nil {

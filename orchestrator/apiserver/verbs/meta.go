@@ -3,11 +3,9 @@ package verbs
 import (
 	"fmt"
 	"math/rand/v2"
-	"reflect"
 	"time"
 
 	"github.com/google/uuid"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/api/validation"
@@ -82,14 +80,13 @@ func fillNew(k *kinds.Kind, o kinds.Object, now time.Time) {
 
 func clearStatus(k *kinds.Kind, o kinds.Object) {
 	if k.Status != nil {
-		reflect.ValueOf(k.Status(o)).Elem().SetZero()
+		k.Status.Clear(o)
 	}
 }
 
-// copyPart gives an object a part of another one, which stays its own.
-func copyPart(of func(kinds.Object) any, o, from kinds.Object) {
-	if of != nil {
-		reflect.ValueOf(of(o)).Elem().Set(reflect.ValueOf(of(from.DeepCopyObject().(kinds.Object))).Elem())
+func copyPart(p kinds.Part, o, from kinds.Object) {
+	if p != nil {
+		p.Copy(o, from)
 	}
 }
 
@@ -111,10 +108,9 @@ func carryOver(o, old kinds.Object) {
 	}
 }
 
-// countGeneration raises the generation if what a user wants has changed: the spec, or, in a kind without one, everything
-// but metadata and status.
+// countGeneration raises the generation if what a user wants has changed.
 func countGeneration(k *kinds.Kind, o, old kinds.Object) {
-	if k.Generation && k.Spec != nil && !equality.Semantic.DeepEqual(k.Spec(o), k.Spec(old)) {
+	if k.Generation && k.Spec != nil && !k.Spec.Same(o, old) {
 		o.SetGeneration(old.GetGeneration() + 1)
 	}
 }
@@ -156,7 +152,7 @@ func validateChange(k *kinds.Kind, o, old kinds.Object, status bool) error {
 			errs = append(errs, k.ValidateStatus(o, old)...)
 		}
 	default:
-		if k.Validate != nil {
+		if k.Validate != nil && !k.Ratchets {
 			errs = append(errs, k.Validate(o)...)
 		}
 		if k.ValidateUpdate != nil {

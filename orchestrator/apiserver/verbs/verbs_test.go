@@ -64,8 +64,8 @@ func deployments() *kinds.Kind {
 				}
 				return errs
 			},
-			Spec:   func(o kinds.Object) any { return &o.(*appsv1.Deployment).Spec },
-			Status: func(o kinds.Object) any { return &o.(*appsv1.Deployment).Status },
+			Spec:   kinds.PartAt(func(o kinds.Object) any { return &o.(*appsv1.Deployment).Spec }),
+			Status: kinds.PartAt(func(o kinds.Object) any { return &o.(*appsv1.Deployment).Status }),
 		},
 	}
 }
