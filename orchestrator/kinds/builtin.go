@@ -4,5 +4,19 @@ import "slices"
 
 // Builtin returns all built-in kinds.
 func Builtin() []*Kind {
-	return slices.Concat(coordinationKinds(), schedulingKinds())
+	return slices.Concat(
+		coreKinds(),
+		eventsKinds(),
+		coordinationKinds(),
+		discoveryKinds(),
+		schedulingKinds(),
+	)
+}
+
+// coreKinds are those of the core group.
+func coreKinds() []*Kind {
+	return []*Kind{
+		namespaceKind(), nodeKind(), serviceKind(), endpointsKind(), configMapKind(), secretKind(), serviceAccountKind(), eventKind(),
+		limitRangeKind(), resourceQuotaKind(), persistentVolumeKind(), persistentVolumeClaimKind(),
+	}
 }

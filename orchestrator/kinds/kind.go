@@ -103,6 +103,8 @@ type Lifecycle struct {
 	CreateOnUpdate bool
 	// Orphan says that dependents are orphaned unless a request says otherwise.
 	Orphan bool
+	// StatusAtCreation lets a creation set the status.
+	StatusAtCreation bool
 	// TTL is how long an object lives, 0: for ever.
 	TTL time.Duration
 }

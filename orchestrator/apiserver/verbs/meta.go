@@ -71,7 +71,9 @@ func fillNew(k *kinds.Kind, o kinds.Object, now time.Time) {
 	if o.GetName() == "" && o.GetGenerateName() != "" {
 		o.SetName(generateName(o.GetGenerateName()))
 	}
-	clearStatus(k, o)
+	if !k.StatusAtCreation {
+		clearStatus(k, o)
+	}
 	o.SetGeneration(0)
 	if k.Generation {
 		o.SetGeneration(1)
