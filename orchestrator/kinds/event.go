@@ -46,8 +46,14 @@ func eventsKinds() []*Kind {
 		NameErrors: validation.NameIsDNSSubdomain, Lifecycle: eventLifecycle(), Columns: eventColumns(),
 		Stored: &Conversion{
 			Kind: eventKind(),
-			To:   func(o Object) Object { return eventToCore(o.(*eventsv1.Event).DeepCopy()) },
-			From: func(o Object) Object { return eventFromCore(o.(*corev1.Event).DeepCopy()) },
+			To:   func(o Object) (Object, error) { return eventToCore(o.(*eventsv1.Event).DeepCopy()), nil },
+			From: func(o ...Object) ([]Object, error) {
+				out := make([]Object, len(o))
+				for i, e := range o {
+					out[i] = eventFromCore(e.(*corev1.Event).DeepCopy())
+				}
+				return out, nil
+			},
 		},
 		FieldNames: []string{
 			"regarding.kind", "regarding.namespace", "regarding.name", "regarding.uid", "regarding.apiVersion", "regarding.resourceVersion",
