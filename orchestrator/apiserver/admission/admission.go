@@ -4,6 +4,8 @@
 // A plugin is a value with a Mutate or a Validate method, or both. A Chain calls all mutating plugins in order, then,
 // when the object was defaulted and validated, all validating ones. Plugins hold what they need; there is no registry.
 //
+// A mutating plugin that changes what earlier ones have seen may ask for a second round (Reinvoke). There is no third one.
+//
 // # Concurrency
 //
 // A Chain and its plugins are used by many requests at once. Attributes belong to one request.
@@ -45,6 +47,8 @@ type Attributes struct {
 	User        *request.User
 	Warn        func(text string)       // tells the client
 	Annotate    func(key, value string) // tells the audit log
+
+	course *course
 }
 
 // Mutator changes objects.
@@ -82,8 +86,17 @@ func NewChain(plugins ...Plugin) *Chain {
 	return c
 }
 
-// Mutate asks the mutating plugins until one fails.
+// Mutate asks the mutating plugins until one fails, and all of them once more if one wants that.
 func (c *Chain) Mutate(ctx context.Context, a *Attributes) error {
+	a.course = &course{}
+	if err := c.mutate(ctx, a); err != nil || !a.course.again {
+		return err
+	}
+	a.course.second = true
+	return c.mutate(ctx, a)
+}
+
+func (c *Chain) mutate(ctx context.Context, a *Attributes) error {
 	for _, m := range c.mutators {
 		if err := m.Mutate(ctx, a); err != nil {
 			return err

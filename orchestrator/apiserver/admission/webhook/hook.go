@@ -1,0 +1,189 @@
+package webhook
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
+
+	"github.com/keelson-io/keelson/orchestrator/apiserver/admission"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/admission/match"
+	"github.com/keelson-io/keelson/orchestrator/kinds"
+)
+
+// hook is a compiled webhook.
+type hook struct {
+	id            string // of the webhook, in all configurations
+	configuration string
+	name          string
+	criteria      *match.Criteria
+	conditions    matchconditions.Matcher // nil: none
+	server        server
+	client        func() (*rest.RESTClient, error)
+	versions      []string // of AdmissionReview
+	ignore        bool     // failures
+	sideEffects   *admissionv1.SideEffectClass
+	timeout       time.Duration // 0: the request's
+	reinvoke      bool          // if the object changed after its call
+}
+
+// failing says what becomes of a request if the hook cannot be asked.
+func failing(p *admissionv1.FailurePolicyType) bool {
+	return ptr.Deref(p, admissionv1.Fail) == admissionv1.Ignore
+}
+
+// configuration is a compiled object.
+type configuration struct {
+	uid             types.UID
+	resourceVersion string
+	name            string
+	hooks           []*hook
+}
+
+// source has the hooks of all configurations of one resource.
+type source struct {
+	lookup   admission.Lookup
+	resource schema.GroupResource
+	stage    string // in metrics: "admit" or "validating"
+	compiler *match.Compiler
+	clients  *clients
+
+	mu      sync.Mutex // of those who replace current
+	current atomic.Pointer[snapshot]
+}
+
+// snapshot is what was compiled of a list of objects, in their order.
+type snapshot struct {
+	objects []*configuration
+	hooks   []*hook // in order of their configurations' names
+}
+
+// hooks returns the hooks in the order in which they are called.
+func (s *source) hooks(ctx context.Context) ([]*hook, error) {
+	objects, err := s.lookup.List(ctx, s.resource, "")
+	if err != nil {
+		if apierrors.ReasonForError(err) != "" {
+			return nil, err
+		}
+		return nil, apierrors.NewInternalError(err)
+	}
+	if c := s.current.Load(); c != nil && c.has(objects) {
+		return c.hooks, nil
+	} else if c == nil && len(objects) == 0 {
+		return nil, nil
+	}
+	return s.replace(objects), nil
+}
+
+func (c *snapshot) has(objects []kinds.Object) bool {
+	return slices.EqualFunc(c.objects, objects, (*configuration).is)
+}
+
+func (c *configuration) is(o kinds.Object) bool {
+	return c.uid == o.GetUID() && c.resourceVersion == o.GetResourceVersion() && c.name == o.GetName()
+}
+
+func (s *source) replace(objects []kinds.Object) []*hook {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.current.Load()
+	if was == nil {
+		was = &snapshot{}
+	}
+	next, used := &snapshot{}, map[server]bool{}
+	for _, o := range objects {
+		i := slices.IndexFunc(was.objects, func(c *configuration) bool { return c.is(o) })
+		if i >= 0 {
+			next.objects = append(next.objects, was.objects[i])
+		} else {
+			next.objects = append(next.objects, s.compile(o))
+		}
+	}
+	sorted := slices.SortedStableFunc(slices.Values(next.objects), func(a, b *configuration) int { return strings.Compare(a.name, b.name) })
+	for _, c := range sorted {
+		next.hooks = append(next.hooks, c.hooks...)
+	}
+	for _, h := range next.hooks {
+		used[h.server] = true
+	}
+	s.current.Store(next)
+	s.clients.retain(used)
+	return next.hooks
+}
+
+func (s *source) compile(o kinds.Object) *configuration {
+	c := &configuration{uid: o.GetUID(), resourceVersion: o.GetResourceVersion(), name: o.GetName()}
+	seen := map[string]int{}
+	add := func(w *admissionv1.MutatingWebhook) {
+		h := s.hook(c.name, w)
+		h.id = fmt.Sprintf("%s/%s/%d", c.name, w.Name, seen[w.Name])
+		seen[w.Name]++
+		c.hooks = append(c.hooks, h)
+	}
+	switch o := o.(type) {
+	case *admissionv1.MutatingWebhookConfiguration:
+		for i := range o.Webhooks {
+			add(&o.Webhooks[i])
+		}
+	case *admissionv1.ValidatingWebhookConfiguration:
+		for i := range o.Webhooks {
+			w := &o.Webhooks[i]
+			add(&admissionv1.MutatingWebhook{
+				Name: w.Name, ClientConfig: w.ClientConfig, Rules: w.Rules, FailurePolicy: w.FailurePolicy, MatchPolicy: w.MatchPolicy,
+				NamespaceSelector: w.NamespaceSelector, ObjectSelector: w.ObjectSelector, SideEffects: w.SideEffects,
+				TimeoutSeconds: w.TimeoutSeconds, AdmissionReviewVersions: w.AdmissionReviewVersions, MatchConditions: w.MatchConditions,
+			})
+		}
+	}
+	return c
+}
+
+func (s *source) hook(configuration string, w *admissionv1.MutatingWebhook) *hook {
+	t, _ := targetOf(&w.ClientConfig) // the client tells of the error
+	return &hook{
+		configuration: configuration, name: w.Name,
+		criteria:   match.ForWebhook(w.Rules, w.MatchPolicy, w.NamespaceSelector, w.ObjectSelector),
+		conditions: s.compiler.Compile(w.MatchConditions, w.FailurePolicy, s.stage, w.Name),
+		server:     t.server,
+		client:     func() (*rest.RESTClient, error) { return s.clients.client(&w.ClientConfig) },
+		versions:   w.AdmissionReviewVersions, ignore: failing(w.FailurePolicy), sideEffects: w.SideEffects,
+		timeout:  time.Duration(ptr.Deref(w.TimeoutSeconds, 0)) * time.Second,
+		reinvoke: ptr.Deref(w.ReinvocationPolicy, admissionv1.NeverReinvocationPolicy) == admissionv1.IfNeededReinvocationPolicy,
+	}
+}
+
+// asks returns the view of a request that a hook is to see, nil if it is not about the request. Errors are status errors.
+func (p *plugin) asks(ctx context.Context, h *hook, a *admission.Attributes, views *match.Views) (*match.View, error) {
+	v, ok, err := p.matcher.Match(ctx, h.criteria, a)
+	if err != nil || !ok {
+		return nil, err
+	}
+	view, err := views.Of(ctx, v)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	if h.conditions == nil {
+		return view, nil
+	}
+	switch r := h.conditions.Match(ctx, view.CEL, nil, p.authorizer); {
+	case r.Error != nil:
+		p.log.Warn("match conditions cannot be evaluated", hookField(h), zap.Error(r.Error))
+		return nil, apierrors.NewForbidden(a.Kind.GroupResource(), a.Name, r.Error)
+	case !r.Matches:
+		p.metrics.excluded.WithLabelValues(h.name, "webhook", p.source.stage, string(a.Operation)).Inc()
+		return nil, nil
+	}
+	return view, nil
+}
