@@ -103,7 +103,7 @@ func targetOf(cc *admissionv1.WebhookClientConfig) (target, error) {
 	}
 	u, err := url.Parse(*cc.URL)
 	if err != nil {
-		return t, fmt.Errorf("Unparsable URL: %w", err) //nolint:staticcheck // clients know it so
+		return t, fmt.Errorf("unparsable URL: %w", err)
 	}
 	t.scheme, t.host, t.path = u.Scheme, u.Host, u.Path
 	return t, nil
