@@ -1,0 +1,125 @@
+package discovery
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"maps"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
+
+	"github.com/keelson-io/keelson/orchestrator/kinds"
+)
+
+// Virtual is a resource that is not stored: what is created is only answered.
+type Virtual struct {
+	schema.GroupVersionKind
+	Resource   string // plural in URLs, "tokenreviews"
+	Singular   string // "tokenreview"
+	Verbs      []string
+	Namespaced bool
+}
+
+// groupOrder is the order of Kubernetes' groups. Clients look for a short name in the first groups first.
+var groupOrder = []string{
+	"", "apiregistration.k8s.io", "apps", "events.k8s.io", "authentication.k8s.io", "authorization.k8s.io", "autoscaling", "batch",
+	"certificates.k8s.io", "networking.k8s.io", "policy", "rbac.authorization.k8s.io", "storage.k8s.io",
+	"admissionregistration.k8s.io", "apiextensions.k8s.io", "scheduling.k8s.io", "coordination.k8s.io", "node.k8s.io",
+	"discovery.k8s.io", "resource.k8s.io", "flowcontrol.apiserver.k8s.io", "internal.apiserver.k8s.io",
+	"storagemigration.k8s.io", "lifecycle.k8s.io",
+}
+
+func compareGroups(a, b string) int {
+	ia, ib := slices.Index(groupOrder, a), slices.Index(groupOrder, b)
+	switch {
+	case ia >= 0 && ib >= 0:
+		return ia - ib
+	case ia >= 0:
+		return -1
+	case ib >= 0:
+		return 1
+	}
+	return strings.Compare(a, b)
+}
+
+// resources are the resources of each group and version, sorted by name, so that subresources follow their resource.
+type resources map[schema.GroupVersion][]metav1.APIResource
+
+func collect(all []*kinds.Kind, virtual []Virtual) resources {
+	rs := resources{}
+	for _, k := range all {
+		rs[k.GroupVersion()] = append(rs[k.GroupVersion()], ofKind(k)...)
+	}
+	for _, v := range virtual {
+		rs[v.GroupVersion()] = append(rs[v.GroupVersion()], metav1.APIResource{
+			Name: v.Resource, SingularName: v.Singular, Namespaced: v.Namespaced, Kind: v.Kind, Verbs: slices.Sorted(slices.Values(v.Verbs)),
+		})
+	}
+	for _, list := range rs {
+		slices.SortFunc(list, func(a, b metav1.APIResource) int { return strings.Compare(a.Name, b.Name) })
+	}
+	return rs
+}
+
+// ofKind is a kind's resource and its subresources.
+func ofKind(k *kinds.Kind) []metav1.APIResource {
+	verbs := k.Verbs
+	if verbs == nil {
+		verbs = kinds.AllVerbs
+	}
+	list := []metav1.APIResource{{
+		Name: k.Resource, SingularName: k.Singular, Namespaced: k.Namespaced, Kind: k.Kind, Verbs: slices.Sorted(slices.Values(verbs)),
+		ShortNames: k.ShortNames, Categories: k.Categories, StorageVersionHash: storageHash(k),
+	}}
+	part := func(name string, kind schema.GroupVersionKind, verbs []string) {
+		r := metav1.APIResource{Name: k.Resource + "/" + name, Namespaced: k.Namespaced, Kind: kind.Kind, Verbs: slices.Sorted(slices.Values(verbs))}
+		if kind.GroupVersion() != k.GroupVersion() {
+			r.Group, r.Version = kind.Group, kind.Version
+		}
+		list = append(list, r)
+	}
+	change := []string{"get", "patch", "update"}
+	if k.Status != nil {
+		part("status", k.GroupVersionKind, change)
+	}
+	if k.Scale != nil {
+		part("scale", schema.GroupVersionKind{Group: "autoscaling", Version: "v1", Kind: "Scale"}, change)
+	}
+	for _, s := range k.Subresources {
+		part(s.Name, s.Kind, s.Verbs)
+	}
+	return list
+}
+
+// storageHash names the kind that is stored. Kubernetes' hash of the same kind is equal.
+func storageHash(k *kinds.Kind) string {
+	for k.Stored != nil {
+		k = k.Stored.Kind
+	}
+	sum := sha256.Sum256([]byte(k.Group + "/" + k.Version + "/" + k.Kind))
+	return base64.StdEncoding.EncodeToString(sum[:8])
+}
+
+// groups returns the groups in their order.
+func (rs resources) groups() []string {
+	seen := map[string]bool{}
+	for gv := range rs {
+		seen[gv.Group] = true
+	}
+	return slices.SortedFunc(maps.Keys(seen), compareGroups)
+}
+
+// versions returns a group's versions, the preferred one first.
+func (rs resources) versions(group string) []string {
+	var list []string
+	for gv := range rs {
+		if gv.Group == group {
+			list = append(list, gv.Version)
+		}
+	}
+	slices.SortFunc(list, func(a, b string) int { return version.CompareKubeAwareVersionStrings(b, a) })
+	return list
+}
