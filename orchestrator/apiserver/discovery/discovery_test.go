@@ -27,7 +27,7 @@ func kind(group, version, name, resource string) *kinds.Kind {
 }
 
 func testKinds() []*kinds.Kind {
-	status := kinds.Strategy{Status: func(kinds.Object) any { return nil }}
+	status := kinds.Strategy{Status: kinds.PartAt(func(kinds.Object) any { return nil })}
 	pod, event, template := kind("", "v1", "Pod", "pods"), kind("", "v1", "Event", "events"), kind("", "v1", "PodTemplate", "podtemplates")
 	pod.ShortNames, pod.Categories, pod.Strategy = []string{"po"}, []string{"all"}, status
 	pod.Subresources = []kinds.Subresource{
