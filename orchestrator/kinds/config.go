@@ -18,6 +18,7 @@ func configMapKind() *Kind {
 		NameErrors: validation.NameIsDNSSubdomain, Lifecycle: Lifecycle{Unconditional: true},
 		Columns: []metav1.TableColumnDefinition{nameColumn, textColumn("Data", corev1.ConfigMap{}.SwaggerDoc()["data"]), ageColumn},
 	}, Rules[*corev1.ConfigMap]{
+		Validate: validateConfigMap, ValidateUpdate: validateConfigMapUpdate,
 		Row: func(o *corev1.ConfigMap, now time.Time) []any {
 			return []any{o.Name, int64(len(o.Data) + len(o.BinaryData)), age(o, now)}
 		},
@@ -32,8 +33,8 @@ func secretKind() *Kind {
 		NameErrors: validation.NameIsDNSSubdomain, Lifecycle: Lifecycle{Unconditional: true}, FieldNames: []string{"type"},
 		Columns: []metav1.TableColumnDefinition{nameColumn, textColumn("Type", doc["type"]), textColumn("Data", doc["data"]), ageColumn},
 	}, Rules[*corev1.Secret]{
-		Default: defaultSecret,
-		Fields:  func(o *corev1.Secret) map[string]string { return map[string]string{"type": string(o.Type)} },
+		Default: defaultSecret, Validate: validateSecret, ValidateUpdate: validateSecretUpdate, Warnings: warnOfSecret,
+		Fields: func(o *corev1.Secret) map[string]string { return map[string]string{"type": string(o.Type)} },
 		Row: func(o *corev1.Secret, now time.Time) []any {
 			return []any{o.Name, string(o.Type), int64(len(o.Data)), age(o, now)}
 		},
@@ -61,7 +62,7 @@ func serviceAccountKind() *Kind {
 		Subresources: []Subresource{{Name: "token", Kind: authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"), Verbs: []string{"create"}}},
 		Columns:      []metav1.TableColumnDefinition{nameColumn, ageColumn},
 	}, Rules[*corev1.ServiceAccount]{
-		Create: namesOfSecrets,
+		Create: namesOfSecrets, Warnings: warnOfServiceAccount,
 		Update: func(o, _ *corev1.ServiceAccount) { namesOfSecrets(o) },
 		Row:    func(o *corev1.ServiceAccount, now time.Time) []any { return []any{o.Name, age(o, now)} },
 	})

@@ -27,6 +27,7 @@ func endpointsKind() *Kind {
 				}
 			}
 		},
+		Validate: validateEndpoints, ValidateUpdate: validateEndpointsUpdate, Ratchets: true, Warnings: warnOfEndpoints,
 		Row: func(o *corev1.Endpoints, now time.Time) []any { return []any{o.Name, endpointsCell(o), age(o, now)} },
 	})
 }

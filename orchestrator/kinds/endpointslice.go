@@ -36,6 +36,7 @@ func discoveryKinds() []*Kind {
 				}
 			}
 		},
+		Validate: validateEndpointSlice, ValidateUpdate: validateEndpointSliceUpdate, Ratchets: true, Warnings: warnOfEndpointSlice,
 		Create: func(o *discoveryv1.EndpointSlice) { dropTopology(o) },
 		Update: updateEndpointSlice,
 		Row:    endpointSliceRow,

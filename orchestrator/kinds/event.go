@@ -28,6 +28,7 @@ func eventKind() *Kind {
 			"involvedObject.resourceVersion", "involvedObject.fieldPath", "reason", "reportingComponent", "source", "type",
 		},
 	}, Rules[*corev1.Event]{
+		Validate: validateCoreEvent,
 		Fields: func(o *corev1.Event) map[string]string {
 			f := referenceFields("involvedObject", &o.InvolvedObject)
 			f["reason"], f["type"] = o.Reason, o.Type
@@ -60,6 +61,7 @@ func eventsKinds() []*Kind {
 			"regarding.fieldPath", "reason", "reportingController", "type",
 		},
 	}, Rules[*eventsv1.Event]{
+		Validate: validateEvent, ValidateUpdate: validateEventUpdate, Ratchets: true,
 		Fields: func(o *eventsv1.Event) map[string]string {
 			f := referenceFields("regarding", &o.Regarding)
 			f["reason"], f["type"], f["reportingController"] = o.Reason, o.Type, o.ReportingController

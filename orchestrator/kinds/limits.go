@@ -23,8 +23,9 @@ func limitRangeKind() *Kind {
 				defaultLimit(&o.Spec.Limits[i])
 			}
 		},
-		Create: func(o *corev1.LimitRange) { o.Name = orText(o.Name, uuid.NewString()) },
-		Row:    func(o *corev1.LimitRange, _ time.Time) []any { return []any{o.Name, created(o)} },
+		Validate: validateLimitRange,
+		Create:   func(o *corev1.LimitRange) { o.Name = orText(o.Name, uuid.NewString()) },
+		Row:      func(o *corev1.LimitRange, _ time.Time) []any { return []any{o.Name, created(o)} },
 	})
 }
 

@@ -31,7 +31,7 @@ func nodeKind() *Kind {
 			wideColumn("Container-Runtime", info["containerRuntimeVersion"]),
 		},
 	}, Rules[*corev1.Node]{
-		Default: defaultNode,
+		Default: defaultNode, Validate: validateNode, ValidateUpdate: validateNodeUpdate, ValidateStatus: validateNodeStatus, Warnings: warnOfNode,
 		Create: func(o *corev1.Node) {
 			o.Spec.ConfigSource, o.Status.Config = nil, nil // of a feature that is gone
 			dropGatedOfNode(o)

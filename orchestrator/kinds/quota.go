@@ -27,8 +27,8 @@ func resourceQuotaKind() *Kind {
 		Default:  func(o *corev1.ResourceQuota) { roundQuantities(o.Spec.Hard, o.Status.Hard, o.Status.Used) },
 		Spec:     func(o *corev1.ResourceQuota) any { return &o.Spec },
 		Status:   func(o *corev1.ResourceQuota) any { return &o.Status },
-		Warnings: warnOfQuota,
-		Row:      resourceQuotaRow,
+		Warnings: warnOfQuota, Validate: validateResourceQuota, ValidateUpdate: validateResourceQuotaUpdate, ValidateStatus: validateResourceQuotaStatus,
+		Row: resourceQuotaRow,
 	})
 }
 
