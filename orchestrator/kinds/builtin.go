@@ -7,6 +7,7 @@ func Builtin() []*Kind {
 	return slices.Concat(
 		coreKinds(),
 		eventsKinds(),
+		apiextensionsKinds(),
 		coordinationKinds(),
 		discoveryKinds(),
 		schedulingKinds(),

@@ -107,6 +107,10 @@ type Lifecycle struct {
 	StatusAtCreation bool
 	// TTL is how long an object lives, 0: for ever.
 	TTL time.Duration
+	// Closed refuses new objects: the kind is about to go.
+	Closed bool
+	// Deprecation is a warning for every request, "" is none.
+	Deprecation string
 }
 
 // Conversion says how a kind is stored as another. Objects are not changed: the results are new ones, or the same if there is

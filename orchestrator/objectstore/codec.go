@@ -46,11 +46,14 @@ func newCodec(k *kinds.Kind) codec {
 	return codec{kind: k, json: free || !proto || extension, seed: maphash.MakeSeed()}
 }
 
-// encode returns the value of an object, which is left without resourceVersion and selfLink, and with its type.
+// encode returns the value of an object, which is left without resourceVersion and selfLink, and with its type. A custom
+// resource keeps the apiVersion that it has.
 func (c codec) encode(o kinds.Object) ([]byte, error) {
 	o.SetResourceVersion("")
 	o.SetSelfLink("")
-	o.GetObjectKind().SetGroupVersionKind(c.kind.GroupVersionKind)
+	if _, free := o.(runtime.Unstructured); !free || o.GetObjectKind().GroupVersionKind().Version == "" {
+		o.GetObjectKind().SetGroupVersionKind(c.kind.GroupVersionKind)
+	}
 	if c.json {
 		return c.encodeJSON(o)
 	}

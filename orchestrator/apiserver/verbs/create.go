@@ -19,6 +19,11 @@ const generateAttempts = 8
 
 // Create stores a new object, which becomes the callee's.
 func (r *Resource) Create(ctx context.Context, t *Target, o kinds.Object) (*objectstore.Item, error) {
+	if r.Kind.Closed {
+		err := apierrors.NewMethodNotSupported(r.Kind.GroupResource(), "create")
+		err.ErrStatus.Message = "create not allowed while custom resource definition is terminating"
+		return nil, err
+	}
 	if err := namespaceMatches(r.Kind, o, t.Namespace); err != nil {
 		return nil, err
 	}
