@@ -8,8 +8,11 @@ func Builtin() []*Kind {
 		coreKinds(),
 		eventsKinds(),
 		apiextensionsKinds(),
+		appsKinds(),
+		certificatesKinds(),
 		coordinationKinds(),
 		discoveryKinds(),
+		rbacKinds(),
 		schedulingKinds(),
 	)
 }
