@@ -20,7 +20,7 @@ func Builtin() []*Kind {
 // coreKinds are those of the core group.
 func coreKinds() []*Kind {
 	return []*Kind{
-		namespaceKind(), nodeKind(), serviceKind(), endpointsKind(), configMapKind(), secretKind(), serviceAccountKind(), eventKind(),
+		namespaceKind(), nodeKind(), serviceKind(), endpointsKind(), configMapKind(), secretKind(), serviceAccountKind(),
 		limitRangeKind(), resourceQuotaKind(), persistentVolumeKind(), persistentVolumeClaimKind(),
 	}
 }

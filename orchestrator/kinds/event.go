@@ -39,14 +39,15 @@ func eventKind() *Kind {
 	})
 }
 
-// eventsKinds are those of events.k8s.io: events of the core group under new names.
+// eventsKinds are the events of the core group, and those of events.k8s.io: the same under new names.
 func eventsKinds() []*Kind {
-	return []*Kind{with(Kind{
+	stored := eventKind()
+	return []*Kind{stored, with(Kind{
 		GroupVersionKind: eventsv1.SchemeGroupVersion.WithKind("Event"), Resource: "events", Singular: "event", ShortNames: []string{"ev"}, Namespaced: true,
 		Place: eventsPlace, New: func() Object { return &eventsv1.Event{} }, NewList: func() runtime.Object { return &eventsv1.EventList{} },
 		NameErrors: validation.NameIsDNSSubdomain, Lifecycle: eventLifecycle(), Columns: eventColumns(),
 		Stored: &Conversion{
-			Kind: eventKind(),
+			Kind: stored,
 			To:   func(o Object) (Object, error) { return eventToCore(o.(*eventsv1.Event).DeepCopy()), nil },
 			From: func(o ...Object) ([]Object, error) {
 				out := make([]Object, len(o))

@@ -38,6 +38,13 @@ func NewSet(all ...*Kind) (*Set, error) {
 		s.scheme.AddKnownTypeWithName(k.List(), k.NewList())
 		metav1.AddToGroupVersion(s.scheme, k.GroupVersion())
 	}
+	for _, k := range all {
+		if k.Stored != nil {
+			if other := s.byKind[k.Stored.Kind.GroupVersionKind]; other != nil && other.Place == k.Place && other.Stored == nil && other != k.Stored.Kind {
+				return nil, fmt.Errorf("kinds: %s is stored as a copy of %s", k.GroupVersionKind, other.GroupVersionKind)
+			}
+		}
+	}
 	return s, nil
 }
 
