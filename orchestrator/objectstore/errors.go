@@ -91,7 +91,7 @@ func failed(err error) error {
 	if known := (*apierrors.StatusError)(nil); errors.As(err, &known) {
 		return err
 	}
-	return apierrors.NewInternalError(fmt.Errorf("conversion failed: %w", err))
+	return apierrors.NewInternalError(err)
 }
 
 // parseRevision returns 0 for "" and "0".

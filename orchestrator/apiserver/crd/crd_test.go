@@ -103,9 +103,11 @@ func TestLifeOfADefinition(t *testing.T) {
 	require.True(t, apierrors.IsMethodNotSupported(err), err)
 	require.EqualError(t, err, "create not allowed while custom resource definition is terminating")
 
-	it, err := r.Get(t.Context(), "ns", "held", "")
-	require.NoError(t, err)
-	require.NotNil(t, it.Object.GetDeletionTimestamp())
+	var it *objectstore.Item
+	require.Eventually(t, func() bool {
+		it, err = w.of("example.com/v1", "Widget").Get(t.Context(), "ns", "held", "")
+		return err == nil && it.Object.GetDeletionTimestamp() != nil
+	}, 10*time.Second, 5*time.Millisecond)
 	o := it.Object.DeepCopyObject().(kinds.Object)
 	o.SetFinalizers(nil)
 	_, _, err = r.Update(t.Context(), in("held"), o)

@@ -12,7 +12,6 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/objectmeta"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/pruning"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	kschema "k8s.io/apimachinery/pkg/runtime/schema"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
@@ -141,13 +140,4 @@ func repair(u *unstructured.Unstructured) {
 	if m, ok := u.Object["metadata"].(map[string]any); ok && u.GetGeneration() == 0 {
 		m["generation"] = int64(1)
 	}
-}
-
-// objectMeta returns the metadata of an object.
-func objectMeta(u *unstructured.Unstructured) (*metav1.ObjectMeta, error) {
-	m, _, err := objectmeta.GetObjectMeta(u.Object, false)
-	if m == nil {
-		m = &metav1.ObjectMeta{}
-	}
-	return m, err
 }
