@@ -58,8 +58,10 @@ func (r *Resource) create(ctx context.Context, t *Target, o kinds.Object) (*obje
 	if r.Kind.Create != nil {
 		r.Kind.Create(o)
 	}
-	if o, err = r.track(t, nil, o); err != nil {
-		return nil, err
+	if !t.tracked {
+		if o, err = r.track(t, nil, o); err != nil {
+			return nil, err
+		}
 	}
 	if o.GetName() == "" {
 		return nil, invalid(r.Kind, o, nameRequired())

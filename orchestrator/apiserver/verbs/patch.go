@@ -31,7 +31,9 @@ func (r *Resource) Patch(ctx context.Context, t *Target, kind types.PatchType, b
 	if made.GetUID() != "" {
 		return nil, false, apierrors.NewConflict(r.Kind.GroupResource(), t.Name, errUIDOfNew)
 	}
-	item, err = r.Create(ctx, t, made)
+	applied := *t
+	applied.tracked = true
+	item, err = r.Create(ctx, &applied, made)
 	return item, true, err
 }
 

@@ -55,6 +55,8 @@ type Target struct {
 	Options     runtime.Object // as they came
 	Warn        func(text string)
 	Annotate    func(key, value string)
+
+	tracked bool // it is noted who set which field
 }
 
 func (r *Resource) attributes(t *Target, op admission.Operation, o, old kinds.Object) *admission.Attributes {

@@ -1,0 +1,205 @@
+package patch
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"github.com/keelson-io/keelson/orchestrator/apiserver/media"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/verbs"
+	"github.com/keelson-io/keelson/orchestrator/kinds"
+)
+
+// Patcher is described in the package comment.
+type Patcher struct {
+	kind     *kinds.Kind
+	types    func() (managedfields.TypeConverter, error)
+	mu       sync.Mutex
+	managers map[string]*managedfields.FieldManager // by subresource
+}
+
+// New makes a Patcher. types may be called more than once.
+func New(k *kinds.Kind, types func() (managedfields.TypeConverter, error)) *Patcher {
+	return &Patcher{kind: k, types: types, managers: map[string]*managedfields.FieldManager{}}
+}
+
+// manager returns the field manager of a subresource.
+func (p *Patcher) manager(subresource string) (*managedfields.FieldManager, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if m := p.managers[subresource]; m != nil {
+		return m, nil
+	}
+	tc, err := p.types()
+	if err != nil {
+		return nil, fmt.Errorf("patch: types of %s: %w", p.kind.GroupVersionKind, err)
+	}
+	gv := p.kind.GroupVersion()
+	m, err := managedfields.NewDefaultCRDFieldManager(tc, converter{p.kind}, defaulter{p.kind}, creater{p.kind}, p.kind.GroupVersionKind, gv,
+		subresource, p.reset(subresource))
+	if err != nil {
+		return nil, err
+	}
+	p.managers[subresource] = m
+	return m, nil
+}
+
+// reset returns the fields that a request to a subresource cannot set, which therefore nobody comes to own by it.
+func (p *Patcher) reset(subresource string) map[fieldpath.APIVersion]fieldpath.Filter {
+	var out *fieldpath.Set
+	switch {
+	case subresource == "" && p.kind.Status != nil:
+		out = fieldpath.NewSet(fieldpath.MakePathOrDie("status"))
+	case subresource == "status":
+		out = fieldpath.NewSet(fieldpath.MakePathOrDie("spec"), fieldpath.MakePathOrDie("metadata", "deletionTimestamp"))
+	default:
+		return nil
+	}
+	return map[fieldpath.APIVersion]fieldpath.Filter{fieldpath.APIVersion(p.kind.GroupVersion().String()): fieldpath.NewExcludeSetFilter(out)}
+}
+
+// Track implements verbs.Patcher.
+func (p *Patcher) Track(current, changed kinds.Object, o verbs.PatchOptions) (kinds.Object, error) {
+	m, err := p.manager(o.Subresource)
+	if err != nil {
+		return nil, err
+	}
+	if current == nil {
+		current = p.empty()
+	}
+	changed.GetObjectKind().SetGroupVersionKind(p.kind.GroupVersionKind)
+	if same(current, changed) {
+		changed.SetManagedFields(current.GetManagedFields())
+		return changed, nil
+	}
+	return m.UpdateNoErrors(shallow(current), changed, o.Manager).(kinds.Object), nil
+}
+
+func (p *Patcher) empty() kinds.Object {
+	o := p.kind.New()
+	o.GetObjectKind().SetGroupVersionKind(p.kind.GroupVersionKind)
+	return o
+}
+
+// Apply implements verbs.Patcher.
+func (p *Patcher) Apply(_ context.Context, current kinds.Object, body []byte, o verbs.PatchOptions) (kinds.Object, []string, error) {
+	if o.Type == types.ApplyPatchType || o.Type == types.ApplyCBORPatchType {
+		changed, err := p.apply(current, body, o)
+		return changed, nil, err
+	}
+	return p.change(current, body, o)
+}
+
+// apply is server-side apply.
+func (p *Patcher) apply(current kinds.Object, body []byte, o verbs.PatchOptions) (kinds.Object, error) {
+	content, err := applied(body, o)
+	if err != nil {
+		return nil, err
+	}
+	m, err := p.manager(o.Subresource)
+	if err != nil {
+		return nil, err
+	}
+	out, err := m.Apply(shallow(current), content, o.Manager, o.Force)
+	if err != nil {
+		return nil, err
+	}
+	changed, ok := out.(kinds.Object)
+	if !ok {
+		return nil, fmt.Errorf("patch: %T is no object", out)
+	}
+	return changed, nil
+}
+
+// applied reads an applied configuration.
+func applied(body []byte, o verbs.PatchOptions) (*unstructured.Unstructured, error) {
+	u := &unstructured.Unstructured{}
+	strict, err := media.DecodeFree(body, o.Type == types.ApplyCBORPatchType, u)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+	}
+	if len(strict) > 0 && o.Validation != metav1.FieldValidationIgnore {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", runtime.NewStrictDecodingError(strict)))
+	}
+	return u, nil
+}
+
+// Check says what is wrong with the options of a patch. 422.
+func Check(kind types.PatchType, o *metav1.PatchOptions) error {
+	return media.Invalid("PatchOptions", validation.ValidatePatchOptions(o, kind))
+}
+
+// shallow copies an object so that its metadata can be replaced.
+func shallow(o kinds.Object) kinds.Object {
+	v := reflect.ValueOf(o)
+	if _, free := o.(runtime.Unstructured); free || v.Kind() != reflect.Pointer {
+		return o.DeepCopyObject().(kinds.Object)
+	}
+	c := reflect.New(v.Type().Elem())
+	c.Elem().Set(v.Elem())
+	return c.Interface().(kinds.Object)
+}
+
+// same says whether two objects have the same content, so that there is nothing to note.
+func same(a, b kinds.Object) bool {
+	x, y := shallow(a), shallow(b)
+	for _, o := range []kinds.Object{x, y} {
+		o.SetManagedFields(nil)
+	}
+	return reflect.DeepEqual(x, y)
+}
+
+// converter, defaulter and creater tell the field manager about the one kind.
+type (
+	converter struct{ kind *kinds.Kind }
+	defaulter struct{ kind *kinds.Kind }
+	creater   struct{ kind *kinds.Kind }
+)
+
+// ConvertToVersion knows the one version: free content becomes an object of the kind's type.
+func (c converter) ConvertToVersion(o runtime.Object, gv runtime.GroupVersioner) (runtime.Object, error) {
+	if want, ok := gv.KindForGroupVersionKinds([]schema.GroupVersionKind{c.kind.GroupVersionKind}); !ok || want != c.kind.GroupVersionKind {
+		return nil, runtime.NewNotRegisteredErrForTarget("patch", reflect.TypeOf(o), gv)
+	}
+	u, free := o.(*unstructured.Unstructured)
+	target := c.kind.New()
+	if _, wantFree := target.(runtime.Unstructured); !free || wantFree {
+		return o, nil
+	}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, target); err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	target.GetObjectKind().SetGroupVersionKind(c.kind.GroupVersionKind)
+	return target, nil
+}
+
+func (c converter) Convert(in, out, _ any) error {
+	return fmt.Errorf("patch: no conversion of %T to %T", in, out)
+}
+
+func (c converter) ConvertFieldLabel(_ schema.GroupVersionKind, label, value string) (string, string, error) {
+	return label, value, nil
+}
+
+func (d defaulter) Default(o runtime.Object) {
+	if obj, ok := o.(kinds.Object); ok && d.kind.Default != nil {
+		d.kind.Default(obj)
+	}
+}
+
+func (c creater) New(schema.GroupVersionKind) (runtime.Object, error) {
+	o := c.kind.New()
+	o.GetObjectKind().SetGroupVersionKind(c.kind.GroupVersionKind)
+	return o, nil
+}
