@@ -91,6 +91,8 @@ type Strategy struct {
 	// Grace returns how long the deletion of an object takes, in seconds, given what the request asked for (nil: nothing);
 	// nil: it is deleted at once.
 	Grace func(o Object, asked *int64) *int64
+	// Held says whether an object that is being deleted is held by something beside its finalizers.
+	Held func(o Object) bool
 }
 
 // Lifecycle is what requests may do with objects of a kind.
@@ -111,6 +113,8 @@ type Lifecycle struct {
 	Closed bool
 	// Deprecation is a warning for every request, "" is none.
 	Deprecation string
+	// ReturnDeleted says that who deletes an object gets it back, rather than a Status.
+	ReturnDeleted bool
 }
 
 // Conversion says how a kind is stored as another. Objects are not changed: the results are new ones, or the same if there is
@@ -128,6 +132,22 @@ type Subresource struct {
 	Name  string
 	Kind  schema.GroupVersionKind // of what it exchanges
 	Verbs []string                // "create", "get", "patch", "update"
+
+	// Prepare is set if the subresource is a part of the object that is read and written as the object itself: it gives what
+	// was sent all but that part. Otherwise the API server has code of its own for it.
+	Prepare func(o, old Object)
+	// Validate returns what is wrong with a change by the subresource.
+	Validate func(o, old Object) field.ErrorList
+}
+
+// Subresource returns the subresource of a name, or nil.
+func (k *Kind) Subresource(name string) *Subresource {
+	for i := range k.Subresources {
+		if s := &k.Subresources[i]; s.Name == name {
+			return s
+		}
+	}
+	return nil
 }
 
 // Scale tells where the number of replicas is.

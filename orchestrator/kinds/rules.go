@@ -22,6 +22,7 @@ type Rules[T Object] struct {
 	Fields         func(o T) map[string]string
 	Row            func(o T, now time.Time) []any
 	Grace          func(o T, asked *int64) *int64
+	Held           func(o T) bool
 }
 
 // with puts the rules into a kind.
@@ -46,7 +47,16 @@ func with[T Object](k Kind, r Rules[T]) *Kind {
 	if f := r.Grace; f != nil {
 		k.Grace = func(o Object, asked *int64) *int64 { return f(o.(T), asked) }
 	}
+	if f := r.Held; f != nil {
+		k.Held = func(o Object) bool { return f(o.(T)) }
+	}
 	return &k
+}
+
+// partOf makes a subresource that is a part of objects of type T.
+func partOf[T Object](s Subresource, prepare func(o, old T), validate func(o, old T) field.ErrorList) Subresource {
+	s.Prepare, s.Validate = two(prepare), compared(validate)
+	return s
 }
 
 func one[T Object](f func(T)) func(Object) {

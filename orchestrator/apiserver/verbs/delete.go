@@ -118,7 +118,7 @@ func (r *Resource) mark(o kinds.Object, opts *metav1.DeleteOptions) bool {
 			grace = max(0, *g)
 		}
 	}
-	if len(o.GetFinalizers()) == 0 && grace == 0 {
+	if len(o.GetFinalizers()) == 0 && grace == 0 && (r.Kind.Held == nil || !r.Kind.Held(o)) {
 		return false
 	}
 	if was := o.GetDeletionTimestamp(); was != nil {

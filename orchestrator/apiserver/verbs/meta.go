@@ -146,12 +146,17 @@ func validateNew(k *kinds.Kind, o kinds.Object) error {
 }
 
 // validateChange returns a 422 with everything that is wrong with a changed object.
-func validateChange(k *kinds.Kind, o, old kinds.Object, status bool) error {
+func validateChange(k *kinds.Kind, o, old kinds.Object, subresource string) error {
 	errs := validation.ValidateObjectMetaAccessorUpdate(o, old, field.NewPath("metadata"))
+	part := k.Subresource(subresource)
 	switch {
-	case status:
+	case subresource == "status":
 		if k.ValidateStatus != nil {
 			errs = append(errs, k.ValidateStatus(o, old)...)
+		}
+	case part != nil && part.Prepare != nil:
+		if part.Validate != nil {
+			errs = append(errs, part.Validate(o, old)...)
 		}
 	default:
 		if k.Validate != nil && !k.Ratchets {

@@ -67,6 +67,11 @@ func (r *Resource) prepare(t *Target, o, current kinds.Object) kinds.Object {
 		return r.prepareStatus(o, current)
 	}
 	carryOver(o, current)
+	if s := r.Kind.Subresource(t.Subresource); s != nil && s.Prepare != nil {
+		s.Prepare(o, current)
+		countGeneration(r.Kind, o, current)
+		return o
+	}
 	copyPart(r.Kind.Status, o, current)
 	if r.Kind.Update != nil {
 		r.Kind.Update(o, current)
@@ -129,7 +134,7 @@ func (r *Resource) admitted(ctx context.Context, t *Target, o, current kinds.Obj
 	if err != nil {
 		return nil, err
 	}
-	if err := validateChange(r.Kind, o, current, t.Subresource == "status"); err != nil {
+	if err := validateChange(r.Kind, o, current, t.Subresource); err != nil {
 		return nil, err
 	}
 	r.warn(t, o, current)
@@ -137,7 +142,7 @@ func (r *Resource) admitted(ctx context.Context, t *Target, o, current kinds.Obj
 		return nil, err
 	}
 	switch {
-	case emptied(o, current):
+	case emptied(r.Kind, o, current):
 		return o, errEmptied
 	case t.DryRun:
 		return o, errDryRun
@@ -146,7 +151,10 @@ func (r *Resource) admitted(ctx context.Context, t *Target, o, current kinds.Obj
 }
 
 // emptied says that an object which is being deleted has lost what held it: its finalizers, and its time.
-func emptied(o, current kinds.Object) bool {
+func emptied(k *kinds.Kind, o, current kinds.Object) bool {
+	if k.Held != nil && k.Held(o) {
+		return false
+	}
 	return current.GetDeletionTimestamp() != nil && len(o.GetFinalizers()) == 0 &&
 		(o.GetDeletionGracePeriodSeconds() == nil || *o.GetDeletionGracePeriodSeconds() == 0)
 }
