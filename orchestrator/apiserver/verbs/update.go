@@ -158,3 +158,16 @@ func emptied(k *kinds.Kind, o, current kinds.Object) bool {
 	return current.GetDeletionTimestamp() != nil && len(o.GetFinalizers()) == 0 &&
 		(o.GetDeletionGracePeriodSeconds() == nil || *o.GetDeletionGracePeriodSeconds() == 0)
 }
+
+// Change changes an object by code: for subresources that are objects of their own. What make returns gets what a request may
+// not change, and is admitted, validated and stored.
+func (r *Resource) Change(ctx context.Context, t *Target, make func(current kinds.Object) (kinds.Object, error)) (*objectstore.Item, error) {
+	return r.change(ctx, t, func(current kinds.Object) (kinds.Object, error) {
+		o, err := make(current)
+		if err != nil {
+			return nil, err
+		}
+		countGeneration(r.Kind, o, current)
+		return r.track(t, current, o)
+	})
+}

@@ -1,0 +1,153 @@
+package apiserver
+
+import (
+	"bufio"
+	"compress/gzip"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/keelson-io/keelson/orchestrator/apiserver/audit"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/media"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/request"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/verbs"
+	"github.com/keelson-io/keelson/orchestrator/objectstore"
+)
+
+// maxBody bounds request bodies, in bytes.
+const maxBody = 3 << 20
+
+// call is a request for a resource that is being served.
+type call struct {
+	s      *Server
+	w      http.ResponseWriter
+	r      *http.Request
+	info   *request.Info
+	query  url.Values
+	format *media.Format
+	res    *verbs.Resource
+	shown  media.Options
+	warned map[string]bool
+}
+
+func (c *call) ctx() context.Context { return c.r.Context() }
+
+// body reads the request's body. 413 if it is too large.
+func (c *call) body() ([]byte, error) {
+	b, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBody))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, apierrors.NewRequestEntityTooLargeError("limit is " + strconv.Itoa(maxBody))
+	case err != nil:
+		return nil, apierrors.NewBadRequest("reading the body: " + err.Error())
+	}
+	return b, nil
+}
+
+// warn adds a warning to the answer.
+func (c *call) warn(text string) {
+	text = strings.Map(func(r rune) rune {
+		if r < ' ' {
+			return ' '
+		}
+		return r
+	}, text)
+	if c.warned[text] {
+		return
+	}
+	if c.warned == nil {
+		c.warned = map[string]bool{}
+	}
+	c.warned[text] = true
+	c.w.Header().Add("Warning", `299 - `+strconv.Quote(text))
+}
+
+// target says what a write is about. options is what came with it.
+func (c *call) target(options runtime.Object, manager, validation string, dryRun []string) (*verbs.Target, error) {
+	for _, d := range dryRun {
+		if d != metav1.DryRunAll {
+			return nil, apierrors.NewBadRequest(`invalid dryRun value "` + d + `": only "All" is supported`)
+		}
+	}
+	return &verbs.Target{
+		Namespace: c.info.Namespace, Name: c.info.Name, Subresource: c.info.Subresource, Manager: managerOf(c.r, manager),
+		Validation: validation, DryRun: len(dryRun) > 0, User: request.UserFrom(c.ctx()), Options: options, Warn: c.warn,
+		Annotate: func(key, value string) { audit.Annotate(c.ctx(), key, value) },
+	}, nil
+}
+
+// managerOf names who manages the fields that a request sets: as the request says, or the client's program.
+func managerOf(r *http.Request, asked string) string {
+	if asked != "" {
+		return asked
+	}
+	name, _, _ := strings.Cut(r.UserAgent(), "/")
+	if len(name) > 128 {
+		name = name[:128]
+	}
+	if name == "" {
+		return "unknown"
+	}
+	return name
+}
+
+// item answers with an object.
+func (c *call) item(code int, it *objectstore.Item) error {
+	b, err := c.format.Object(c.res.Kind, it, c.shown)
+	if err != nil {
+		return err
+	}
+	return c.write(code, b)
+}
+
+// any answers with what is no stored object.
+func (c *call) any(code int, o runtime.Object) error {
+	b, err := c.format.Any(o)
+	if err != nil {
+		return err
+	}
+	return c.write(code, b)
+}
+
+func (c *call) write(code int, b []byte) error {
+	out := c.begin(code, len(b))
+	_, _ = out.Write(b) // the client is gone
+	_ = out.Close()
+	return nil
+}
+
+// begin begins an answer. size is about how long it will be, in bytes.
+func (c *call) begin(code, size int) io.WriteCloser {
+	h := c.w.Header()
+	h.Set("Content-Type", c.format.ContentType())
+	h.Set("Cache-Control", "no-cache, private")
+	h.Add("Vary", "Accept-Encoding")
+	if size >= compressFrom && strings.Contains(c.r.Header.Get("Accept-Encoding"), "gzip") {
+		h.Set("Content-Encoding", "gzip")
+		c.w.WriteHeader(code)
+		z, _ := gzip.NewWriterLevel(c.w, gzip.BestSpeed) // the level is one that there is
+		return z
+	}
+	c.w.WriteHeader(code)
+	return &plain{*bufio.NewWriterSize(c.w, min(size+1, maxBuffer))}
+}
+
+// Answers are compressed from compressFrom on, and otherwise written in pieces of maxBuffer at most; both in bytes.
+const (
+	compressFrom = 128 << 10
+	maxBuffer    = 64 << 10
+)
+
+// plain writes without compression.
+type plain struct{ bufio.Writer }
+
+func (p *plain) Close() error { return p.Flush() }

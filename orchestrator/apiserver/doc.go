@@ -1,0 +1,17 @@
+// Package apiserver serves the Kubernetes API over HTTP.
+//
+// # A request
+//
+//	recover and log -> who (identity) -> audit -> flow control -> may he (rights) -> dispatch
+//	dispatch: a resource's verb (package verbs), a subresource of its own, a virtual resource (reviews), discovery, OpenAPI,
+//	health, metrics
+//
+// A verb is called with decoded things and returns items; this package reads bodies and options, negotiates formats and
+// writes answers. Every error becomes a Status in the negotiated format.
+//
+// What is served is a table that can be read without a lock and is replaced as a whole when custom resources come and go.
+//
+// # Concurrency
+//
+// A Server is used by many requests at once. Shutdown ends watches with the end of their stream, then waits for requests.
+package apiserver

@@ -1,0 +1,164 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"mime"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"go.uber.org/zap"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/media"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/request"
+)
+
+// Server serves requests whose user is known and may do what he asks.
+type Server struct {
+	table    atomic.Pointer[table]
+	parts    map[part]func(*call) error // subresources and virtual resources with code of their own
+	others   http.Handler               // what is no resource
+	clock    clock.Clock
+	logger   *zap.Logger
+	draining context.Context // ends when watches are to end
+	drain    context.CancelFunc
+}
+
+// part names a subresource, or a virtual resource, for which subresource is "".
+type part struct{ group, resource, subresource string }
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	info := request.InfoFrom(r.Context())
+	defer s.recover(w, r)
+	if !info.IsResource {
+		s.others.ServeHTTP(w, r)
+		return
+	}
+	c := &call{s: s, w: w, r: r, info: info, query: r.URL.Query()}
+	c.shown.Now = s.clock.Now()
+	switch err := c.serve(); {
+	case err == nil:
+	case errors.Is(err, errAborted):
+		panic(http.ErrAbortHandler)
+	default:
+		c.fail(err)
+	}
+}
+
+// errAborted ends a request of whose answer a part was sent.
+var errAborted = errors.New("the answer could not be completed")
+
+func (s *Server) recover(w http.ResponseWriter, r *http.Request) {
+	p := recover()
+	switch {
+	case p == nil:
+	case p == http.ErrAbortHandler: //nolint:errorlint // it is compared as net/http does
+		panic(p)
+	default:
+		s.logger.Error("a request made the server panic", zap.String("path", r.URL.Path), zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+		http.Error(w, "This request caused apiserver to panic. Look in the logs for details.", http.StatusInternalServerError)
+	}
+}
+
+// serve finds out what is asked for, and in which form, and calls it.
+func (c *call) serve() (err error) {
+	gvr := schema.GroupVersionResource{Group: c.info.Group, Version: c.info.Version, Resource: c.info.Resource}
+	c.res = c.s.table.Load().resources[gvr]
+	free := false
+	if c.res != nil {
+		_, free = c.res.Kind.New().(runtime.Unstructured)
+	}
+	if c.format, err = media.Accept(c.r, c.info.Verb == "watch", free); err != nil {
+		return err
+	}
+	if c.format.Table() {
+		c.shown.Include = metav1.IncludeObjectPolicy(c.query.Get("includeObject"))
+	}
+	do := c.s.parts[part{c.info.Group, c.info.Resource, c.info.Subresource}]
+	switch {
+	case do != nil:
+		return do(c)
+	case c.res == nil:
+		return errNoSuchPath
+	case c.info.Subresource != "":
+		return c.serveSubresource()
+	}
+	do = verbTable[c.info.Verb]
+	if do == nil || c.res.Kind.Verbs != nil && !slices.Contains(c.res.Kind.Verbs, c.info.Verb) {
+		return apierrors.NewMethodNotSupported(gvr.GroupResource(), c.info.Verb)
+	}
+	return do(c)
+}
+
+// serveSubresource serves status, scale and those that are parts of an object.
+func (c *call) serveSubresource() error {
+	k := c.res.Kind
+	named := k.Subresource(c.info.Subresource)
+	switch {
+	case c.info.Subresource == "status" && k.Status != nil, named != nil && named.Prepare != nil:
+		if do := partVerbs[c.info.Verb]; do != nil {
+			return do(c)
+		}
+		return apierrors.NewMethodNotSupported(k.GroupResource(), c.info.Verb)
+	case c.info.Subresource == "scale" && k.Scale != nil:
+		return c.scale()
+	}
+	return errNoSuchPath
+}
+
+var partVerbs = map[string]func(*call) error{"get": (*call).get, "update": (*call).update, "patch": (*call).patch}
+
+var errNoSuchPath = errors.New("404 page not found")
+
+// fail answers with an error.
+func (c *call) fail(err error) {
+	if errors.Is(err, errNoSuchPath) {
+		http.Error(c.w, err.Error(), http.StatusNotFound)
+		return
+	}
+	if c.ctx().Err() != nil && !errors.Is(err, context.DeadlineExceeded) {
+		c.s.logger.Debug("the client went away", zap.String("path", c.r.URL.Path), zap.Error(err))
+	}
+	Fail(c.w, c.format, err)
+}
+
+// Fail answers with an error as a Status, in the form that goes with f, which may be nil: JSON.
+func Fail(w http.ResponseWriter, f *media.Format, err error) {
+	status := media.StatusOf(err)
+	f = f.Status()
+	b, err := f.Any(status)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", f.ContentType())
+	w.Header().Set("Cache-Control", "no-cache, private")
+	if d := status.Details; d != nil && d.RetryAfterSeconds > 0 {
+		w.Header().Set("Retry-After", itoa(int64(d.RetryAfterSeconds)))
+	}
+	w.WriteHeader(int(status.Code))
+	_, _ = w.Write(b) // the client is gone
+}
+
+// options decodes the options of a request from its query.
+func (c *call) options(into any) error { return media.Query(c.query, into) }
+
+// mediaType is a Content-Type without its parameters.
+func mediaType(header string) string {
+	if t, _, err := mime.ParseMediaType(header); err == nil {
+		return t
+	}
+	return strings.TrimSpace(header)
+}
+
+// Drain ends all watches, with the end of their streams.
+func (s *Server) Drain() { s.drain() }
