@@ -63,11 +63,11 @@ func (o Objects) Get(ctx context.Context, r schema.GroupResource, namespace, nam
 	return it.Object, nil
 }
 
-// List returns the objects of a namespace, "" for all, as the caches have them.
+// List returns the objects of a namespace, "" for all, as the caches have them. Of what is not served there are none.
 func (o Objects) List(ctx context.Context, r schema.GroupResource, namespace string) ([]kinds.Object, error) {
 	c, err := o.collection(r, "")
 	if err != nil {
-		return nil, err
+		return nil, nil //nolint:nilerr // as documented
 	}
 	p, err := c.List(ctx, objectstore.ListQuery{Namespace: namespace, ResourceVersion: "0"})
 	if err != nil {

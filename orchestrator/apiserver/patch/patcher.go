@@ -135,8 +135,13 @@ func applied(body []byte, o verbs.PatchOptions) (*unstructured.Unstructured, err
 	return u, nil
 }
 
-// Check says what is wrong with the options of a patch. 422.
+// Check says what is wrong with the type (415) and the options (422) of a patch.
 func Check(kind types.PatchType, o *metav1.PatchOptions) error {
+	switch kind {
+	case types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType, types.ApplyPatchType, types.ApplyCBORPatchType:
+	default:
+		return unsupported(false)
+	}
 	return media.Invalid("PatchOptions", validation.ValidatePatchOptions(o, kind))
 }
 

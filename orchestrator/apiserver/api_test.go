@@ -1,0 +1,220 @@
+package apiserver_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/keelson-io/keelson/client"
+	"github.com/keelson-io/keelson/orchestrator/apiserver"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/identity"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/request"
+	"github.com/keelson-io/keelson/orchestrator/kinds"
+	"github.com/keelson-io/keelson/orchestrator/objectstore"
+	"github.com/keelson-io/keelson/server/servertest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	adminToken = "admin-token"
+	userToken  = "user-token"
+)
+
+// start starts an API server on a store member of its own.
+func start(t *testing.T) (config func(token string) *rest.Config) {
+	t.Helper()
+	member := servertest.Start(t, 1, servertest.Quick()...)
+	c, err := client.New(client.Config{Endpoints: member.Addrs()})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = c.Close() })
+	store := objectstore.New(objectstore.Config{Client: c})
+	t.Cleanup(func() { require.NoError(t, store.Close()) })
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	keys, err := identity.NewKeyring(key)
+	require.NoError(t, err)
+	api, err := apiserver.New(apiserver.Config{
+		Kinds: kinds.Builtin(), Store: store, Keys: keys, Issuer: "https://kubernetes.default.svc", Address: "127.0.0.1:1",
+		Tokens: map[string]request.User{
+			adminToken: {Name: "admin", Groups: []string{"system:masters"}}, userToken: {Name: "jane"},
+		},
+	})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended, started := make(chan error, 1), make(chan struct{})
+	go func() { ended <- api.Run(ctx, func() { close(started) }) }()
+	srv := httptest.NewUnstartedServer(api)
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	t.Cleanup(func() {
+		api.Drain()
+		srv.CloseClientConnections()
+		srv.Close()
+		cancel()
+		require.NoError(t, <-ended)
+	})
+	select {
+	case <-started:
+	case err := <-ended:
+		require.NoError(t, err)
+	}
+	return func(token string) *rest.Config {
+		return &rest.Config{
+			Host: srv.URL, BearerToken: token, TLSClientConfig: rest.TLSClientConfig{Insecure: true},
+			QPS: -1,
+		}
+	}
+}
+
+func clientset(t *testing.T, c *rest.Config, contentType string) *kubernetes.Clientset {
+	t.Helper()
+	c.ContentType = contentType
+	hc, err := rest.HTTPClientFor(c)
+	require.NoError(t, err)
+	t.Cleanup(hc.CloseIdleConnections)
+	cs, err := kubernetes.NewForConfigAndClient(c, hc)
+	require.NoError(t, err)
+	return cs
+}
+
+func TestClientGo(t *testing.T) {
+	config := start(t)
+	for _, media := range []string{"application/json", "application/vnd.kubernetes.protobuf", "application/cbor"} {
+		t.Run(media, func(t *testing.T) {
+			cs := clientset(t, config(adminToken), media)
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			v, err := cs.Discovery().ServerVersion()
+			require.NoError(t, err)
+			require.Equal(t, "37", v.Minor)
+
+			ns, err := cs.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}, metav1.CreateOptions{})
+			require.NoError(t, err)
+			maps := cs.CoreV1().ConfigMaps(ns.Name)
+			w, err := maps.Watch(ctx, metav1.ListOptions{})
+			require.NoError(t, err)
+			defer w.Stop()
+
+			cm, err := maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{"l": "1"}}, Data: map[string]string{"k": "v"}}, metav1.CreateOptions{})
+			require.NoError(t, err)
+			require.NotEmpty(t, cm.UID)
+			require.Len(t, cm.ManagedFields, 1)
+			e := <-w.ResultChan()
+			require.Equal(t, watch.Added, e.Type)
+			require.Equal(t, "v", e.Object.(*corev1.ConfigMap).Data["k"])
+
+			_, err = maps.Create(ctx, cm.DeepCopy(), metav1.CreateOptions{})
+			require.Error(t, err)
+			list, err := maps.List(ctx, metav1.ListOptions{LabelSelector: "l=1"})
+			require.NoError(t, err)
+			require.Len(t, list.Items, 1)
+			require.Equal(t, cm.UID, list.Items[0].UID)
+
+			for _, p := range []struct {
+				kind types.PatchType
+				body string
+			}{
+				{types.MergePatchType, `{"data":{"k":"merge"}}`},
+				{types.StrategicMergePatchType, `{"data":{"k":"strategic"}}`},
+				{types.JSONPatchType, `[{"op":"replace","path":"/data/k","value":"json"}]`},
+			} {
+				cm, err = maps.Patch(ctx, "a", p.kind, []byte(p.body), metav1.PatchOptions{})
+				require.NoError(t, err, p.kind)
+				require.Contains(t, p.body, cm.Data["k"])
+			}
+			_, err = maps.Apply(ctx, applycorev1.ConfigMap("a", ns.Name).WithData(map[string]string{"k": "applied"}), metav1.ApplyOptions{FieldManager: "me"})
+			require.True(t, apierrors.IsConflict(err), "%v", err)
+			cm, err = maps.Apply(ctx, applycorev1.ConfigMap("a", ns.Name).WithData(map[string]string{"k": "applied"}), metav1.ApplyOptions{FieldManager: "me", Force: true})
+			require.NoError(t, err)
+			require.Equal(t, "applied", cm.Data["k"])
+			cm, err = maps.Apply(ctx, applycorev1.ConfigMap("b", ns.Name).WithData(map[string]string{"k": "new"}), metav1.ApplyOptions{FieldManager: "me"})
+			require.NoError(t, err)
+			require.Len(t, cm.ManagedFields, 1)
+			require.Equal(t, metav1.ManagedFieldsOperationApply, cm.ManagedFields[0].Operation)
+
+			require.NoError(t, maps.Delete(ctx, "a", metav1.DeleteOptions{}))
+			_, err = maps.Get(ctx, "a", metav1.GetOptions{})
+			require.True(t, apierrors.IsNotFound(err))
+		})
+	}
+}
+
+func served(resource string) bool {
+	return slices.ContainsFunc(kinds.Builtin(), func(k *kinds.Kind) bool { return k.Resource == resource })
+}
+
+func TestRights(t *testing.T) {
+	config := start(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	jane := clientset(t, config(userToken), "")
+	_, err := jane.CoreV1().Secrets("default").List(ctx, metav1.ListOptions{})
+	require.True(t, apierrors.IsForbidden(err), "%v", err)
+	if !served("rolebindings") {
+		t.Skip("no roles yet")
+	}
+	r, err := jane.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
+		ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: "default", Verb: "list", Resource: "secrets"}}}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	require.False(t, r.Status.Allowed)
+	_, err = clientset(t, config("nobody"), "").CoreV1().Secrets("default").List(ctx, metav1.ListOptions{})
+	require.True(t, apierrors.IsUnauthorized(err), "%v", err)
+}
+
+func TestNegotiation(t *testing.T) {
+	config := start(t)
+	c := config(adminToken)
+	hc, err := rest.HTTPClientFor(c)
+	require.NoError(t, err)
+	t.Cleanup(hc.CloseIdleConnections)
+	ask := func(method, path, accept, contentType string) (int, string) {
+		r, err := http.NewRequestWithContext(t.Context(), method, c.Host+path, nil)
+		require.NoError(t, err)
+		r.Header.Set("Accept", accept)
+		if contentType != "" {
+			r.Header.Set("Content-Type", contentType)
+		}
+		resp, err := hc.Do(r)
+		require.NoError(t, err)
+		_ = resp.Body.Close()
+		return resp.StatusCode, resp.Header.Get("Content-Type")
+	}
+	for _, test := range []struct {
+		method, path, accept, contentType string
+		code                              int
+		answer                            string
+	}{
+		{"GET", "/api/v1/namespaces", "application/yaml", "", 200, "application/yaml"},
+		{"GET", "/api/v1/namespaces", "text/html", "", 406, "application/json"},
+		{"GET", "/api/v1/namespaces", "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1, application/json", "", 200, "application/json"},
+		{"POST", "/api/v1/namespaces", "", "text/plain", 415, "application/json"},
+		{"PATCH", "/api/v1/namespaces/default", "", "text/plain", 415, "application/json"},
+		{"GET", "/api/v1/unknown", "", "", 404, "text/plain; charset=utf-8"},
+		{"GET", "/apis", "", "", 200, "application/json"},
+		{"GET", "/readyz", "", "", 200, "text/plain; charset=utf-8"},
+		{"POST", "/api/v1/namespaces/default", "", "", 405, "application/json"},
+	} {
+		code, answer := ask(test.method, test.path, test.accept, test.contentType)
+		require.Equal(t, test.code, code, "%+v", test)
+		require.Equal(t, test.answer, answer, "%+v", test)
+	}
+}

@@ -1,0 +1,155 @@
+package apiserver
+
+import (
+	"context"
+	"net/http"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/client-go/applyconfigurations"
+
+	"github.com/keelson-io/keelson/orchestrator/apiserver/admission"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/admission/webhook"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/audit"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/identity"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/patch"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/request"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/rights"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/verbs"
+	"github.com/keelson-io/keelson/orchestrator/kinds"
+)
+
+// API is a whole API server: an http.Handler for requests as they come from the network, and what runs behind it.
+type API struct {
+	http.Handler
+	cfg     Config
+	server  *Server
+	objects Objects
+	policy  *rights.Policy
+	graph   *rights.Graph
+	chain   *admission.Chain
+	types   func() (managedfields.TypeConverter, error)
+	ready   *readiness
+}
+
+// New makes an API server. It serves requests at once, but knows rights only after Run has begun.
+func New(cfg Config) (*API, error) {
+	cfg.setDefaults()
+	set, err := kinds.NewSet(cfg.Kinds...)
+	if err != nil {
+		return nil, err
+	}
+	a := &API{
+		cfg: cfg, policy: rights.NewPolicy(), graph: rights.NewGraph(), ready: newReadiness(),
+		types: sync.OnceValues(func() (managedfields.TypeConverter, error) {
+			return applyconfigurations.NewTypeConverter(set.Scheme()), nil
+		}),
+	}
+	s := &Server{clock: cfg.Clock, logger: cfg.Logger, parts: map[part]func(*call) error{}}
+	s.draining, s.drain = context.WithCancel(context.Background())
+	a.server, a.objects = s, s.objects()
+
+	authorizer := rights.Chain{rights.Privileged{}, rights.NewNodes(a.graph), a.policy}
+	a.chain = a.admission(authorizer)
+	a.serveKinds(cfg.Kinds)
+	tokens, issuer := a.tokens()
+	r := &reviews{tokens: tokens, audiences: cfg.Audiences, authorizer: authorizer, policy: a.policy, issuer: issuer}
+	for p, do := range r.parts() {
+		s.parts[p] = do
+	}
+	s.parts[part{"", "pods", "binding"}], s.parts[part{"", "bindings", ""}] = (*call).bind, (*call).bind
+	s.parts[part{"", "pods", "eviction"}] = (*call).evict
+	if s.others, err = a.others(); err != nil {
+		return nil, err
+	}
+	a.Handler, err = a.handlers(tokens, authorizer)
+	return a, err
+}
+
+// objects reads what the server serves.
+func (s *Server) objects() Objects { return Objects{func() *table { return s.table.Load() }} }
+
+// serveKinds makes these the kinds that are served.
+func (a *API) serveKinds(all []*kinds.Kind) {
+	resources := make([]*verbs.Resource, len(all))
+	for i, k := range all {
+		resources[i] = &verbs.Resource{
+			Kind: k, Objects: a.cfg.Store.Collection(k), Patcher: patch.New(k, a.types), Admission: a.chain, Clock: a.cfg.Clock,
+		}
+	}
+	a.server.table.Store(newTable(resources))
+}
+
+// defaultTolerationSeconds is how long pods stay on a node that is not ready, unless they say otherwise.
+const defaultTolerationSeconds = 300
+
+// admission is the chain of plugins, in the order of kube-apiserver.
+func (a *API) admission(authorizer rights.Authorizer) *admission.Chain {
+	mutating, validating := webhook.New(webhook.Config{
+		Lookup: a.objects, Authorizer: authorizer, Registerer: a.cfg.Registry, Logger: a.cfg.Logger, Clock: a.cfg.Clock,
+	})
+	return admission.NewChain(
+		&admission.NamespaceLifecycle{Lookup: a.objects, Immortal: []string{"default", "kube-system", "kube-public"}},
+		&admission.LimitRanger{Lookup: a.objects},
+		&admission.ServiceAccount{Lookup: a.objects},
+		&restriction{objects: a.objects, authorizer: authorizer},
+		&guard{rights.Guard{Policy: a.policy, Authorizer: authorizer}},
+		admission.TaintNewNodes{},
+		&admission.Priority{Lookup: a.objects},
+		&admission.DefaultTolerationSeconds{Seconds: defaultTolerationSeconds},
+		mutating, validating,
+	)
+}
+
+// tokens is who knows bearer tokens, and who makes them.
+func (a *API) tokens() (identity.TokenAuthenticator, *identity.Issuer) {
+	look := tokenObjects{a.objects}
+	accounts := &identity.ServiceAccounts{
+		Keys: a.cfg.Keys, Issuers: []string{a.cfg.Issuer}, Audiences: a.cfg.Audiences, Lookup: look, Clock: a.cfg.Clock, Annotate: audit.Annotate,
+	}
+	issuer := &identity.Issuer{Keys: a.cfg.Keys, Name: a.cfg.Issuer, Audiences: a.cfg.Audiences, Extend: true, Lookup: look, Clock: a.cfg.Clock}
+	return identity.Tokens{identity.NewStatic(a.cfg.Tokens), accounts, identity.NewBootstrap(look, a.cfg.Clock)}, issuer
+}
+
+// handlers are what a request goes through before it is served.
+func (a *API) handlers(tokens identity.TokenAuthenticator, authorizer rights.Authorizer) (http.Handler, error) {
+	log, err := audit.New(audit.Config{
+		Policy: a.cfg.AuditPolicy, Writer: a.cfg.AuditLog, Clock: a.cfg.Clock, Registry: a.cfg.Registry, Logger: a.cfg.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	fail := func(w http.ResponseWriter, _ *http.Request, err error) { Fail(w, nil, err) }
+	var authenticators []identity.Authenticator
+	if a.cfg.ClientCAs != nil {
+		authenticators = append(authenticators, identity.NewCertificates(a.cfg.ClientCAs, a.cfg.Clock))
+	}
+	gate := identity.New(identity.Config{
+		Authenticators: append(authenticators, identity.Bearer{Tokens: tokens}),
+		Anonymous:      &identity.Anonymous{},
+		Authorizer:     authorizer,
+		Impersonated: func(r *http.Request, u *request.User, constraint string) {
+			audit.FromContext(r.Context()).Impersonated(u, constraint)
+		},
+		Fail: fail, Logger: a.cfg.Logger,
+	})
+	h := rights.Handler(a.server, authorizer, audit.Annotate, fail)
+	h = gate.Impersonate(h)
+	h = log.Handler(h)
+	h = gate.Authenticate(h)
+	h = log.Begin(h)
+	return parsed(h), nil
+}
+
+// parsed puts what a request asks for into its context.
+func parsed(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		i := request.Parse(r)
+		if i.IsResource && i.Verb == "" {
+			Fail(w, nil, apierrors.NewMethodNotSupported(nodeResource, r.Method))
+			return
+		}
+		next.ServeHTTP(w, r.WithContext(request.WithInfo(r.Context(), i)))
+	})
+}

@@ -1,0 +1,169 @@
+package apiserver
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
+
+	"github.com/keelson-io/keelson/orchestrator/apiserver/discovery"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/identity"
+)
+
+// Version is the version of Kubernetes whose API is served.
+const (
+	major      = "1"
+	minor      = "37"
+	patchLevel = "2"
+)
+
+// virtual are the resources that are never stored.
+func virtual() []discovery.Virtual {
+	create := []string{"create"}
+	of := func(gv schema.GroupVersion, kind, resource string, namespaced bool) discovery.Virtual {
+		return discovery.Virtual{GroupVersionKind: gv.WithKind(kind), Resource: resource, Singular: strings.ToLower(kind), Verbs: create, Namespaced: namespaced}
+	}
+	authentication, authorization := authenticationv1.SchemeGroupVersion, authorizationv1.SchemeGroupVersion
+	return []discovery.Virtual{
+		of(corev1.SchemeGroupVersion, "Binding", "bindings", true),
+		of(authentication, "TokenReview", "tokenreviews", false),
+		of(authentication, "SelfSubjectReview", "selfsubjectreviews", false),
+		of(authorization, "SubjectAccessReview", "subjectaccessreviews", false),
+		of(authorization, "LocalSubjectAccessReview", "localsubjectaccessreviews", true),
+		of(authorization, "SelfSubjectAccessReview", "selfsubjectaccessreviews", false),
+		of(authorization, "SelfSubjectRulesReview", "selfsubjectrulesreviews", false),
+	}
+}
+
+// others serves what is no resource.
+func (a *API) others() (http.Handler, error) {
+	mux := http.NewServeMux()
+	documents := a.documents()
+	mux.Handle("/api", documents)
+	mux.Handle("/api/", documents)
+	mux.Handle("/apis", documents)
+	mux.Handle("/apis/", documents)
+	mux.HandleFunc("/version", serveVersion)
+	mux.HandleFunc("/version/", serveVersion)
+	for _, p := range []string{"/healthz", "/livez", "/readyz"} {
+		mux.HandleFunc(p, a.health)
+		mux.HandleFunc(p+"/", a.health)
+	}
+	mux.Handle("/metrics", promhttp.HandlerFor(a.cfg.Registry, promhttp.HandlerOpts{}))
+	if strings.HasPrefix(a.cfg.Issuer, "https://") {
+		d, err := identity.NewDiscovery(a.cfg.Issuer, "", a.cfg.Address, a.cfg.Keys)
+		if err != nil {
+			return nil, err
+		}
+		mux.Handle(identity.ConfigurationPath, d)
+		mux.Handle(identity.KeysPath, d)
+	}
+	mux.HandleFunc("/{$}", serveRoot)
+	return mux, nil
+}
+
+// documents serves discovery for whatever is served at the moment.
+func (a *API) documents() http.Handler {
+	var mu sync.Mutex
+	var of *table
+	var handler http.Handler
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		if t := a.server.table.Load(); t != of {
+			of, handler = t, discovery.New(t.kinds, virtual())
+		}
+		h := handler
+		mu.Unlock()
+		h.ServeHTTP(w, r)
+	})
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(b) // the client is gone
+}
+
+func serveVersion(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, version.Info{
+		Major: major, Minor: minor, EmulationMajor: major, EmulationMinor: minor, MinCompatibilityMajor: major, MinCompatibilityMinor: "36",
+		GitVersion: "v" + major + "." + minor + "." + patchLevel + "+keelson", GitTreeState: "clean",
+		GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH,
+	})
+}
+
+// serveRoot lists the paths below the root.
+func serveRoot(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, map[string][]string{"paths": {
+		"/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3",
+		"/openid/v1/jwks", "/readyz", "/version",
+	}})
+}
+
+// readiness is what has to be done before the server is ready.
+type readiness struct {
+	mu      sync.Mutex
+	waiting []string
+}
+
+func newReadiness() *readiness { return &readiness{} }
+
+// expect adds something; done takes it away.
+func (r *readiness) expect(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waiting = append(r.waiting, name)
+}
+
+func (r *readiness) done(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waiting = slices.DeleteFunc(r.waiting, func(n string) bool { return n == name })
+}
+
+// Missing names what the server still waits for.
+func (r *readiness) missing() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.waiting)
+}
+
+// health answers whether the server lives, or is ready.
+func (a *API) health(w http.ResponseWriter, r *http.Request) {
+	name := strings.Trim(strings.SplitN(strings.TrimPrefix(r.URL.Path, "/"), "/", 2)[0], "/")
+	var lines []string
+	failed := false
+	if name != "livez" {
+		for _, m := range a.ready.missing() {
+			lines, failed = append(lines, "[-]"+m+" failed: reason withheld"), true
+		}
+		if a.server.draining.Err() != nil && name == "readyz" {
+			lines, failed = append(lines, "[-]shutdown failed: reason withheld"), true
+		}
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	switch {
+	case failed:
+		w.WriteHeader(http.StatusInternalServerError)
+		_, _ = fmt.Fprintf(w, "[+]ping ok\n%s\n%s check failed\n", strings.Join(lines, "\n"), name)
+	case r.URL.Query().Has("verbose"):
+		_, _ = fmt.Fprintf(w, "[+]ping ok\n[+]store ok\n%s check passed\n", name)
+	default:
+		_, _ = fmt.Fprint(w, "ok")
+	}
+}

@@ -1,0 +1,175 @@
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/keelson-io/keelson/orchestrator/apiserver/request"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/rights"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/verbs"
+	"github.com/keelson-io/keelson/orchestrator/kinds"
+)
+
+// Run does what an API server does beside answering: it follows the objects that rights come from, and makes those that every
+// cluster has. It ends with the context. Started is called when the server is ready.
+func (a *API) Run(ctx context.Context, started func()) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	go func() { _, _ = a.types() }() // takes a moment, and the first write needs it
+	a.ready.expect("poststarthook/bootstrap")
+	synced := a.follow(ctx, &wg)
+	if err := a.bootstrap(ctx); err != nil {
+		return fmt.Errorf("apiserver: the objects that every cluster has: %w", err)
+	}
+	a.ready.done("poststarthook/bootstrap")
+	select {
+	case <-synced:
+	case <-ctx.Done():
+		return nil
+	}
+	started()
+	<-ctx.Done()
+	return nil
+}
+
+// Drain ends all watches, with the end of their streams.
+func (a *API) Drain() { a.server.Drain() }
+
+// followed are the resources that rights come from.
+func (a *API) followed() map[schema.GroupResource]mirror {
+	rbac := func(resource string) schema.GroupResource {
+		return schema.GroupResource{Group: rbacv1.GroupName, Resource: resource}
+	}
+	return map[schema.GroupResource]mirror{
+		rbac("roles"): a.policy, rbac("rolebindings"): a.policy, rbac("clusterroles"): a.policy, rbac("clusterrolebindings"): a.policy,
+		podResource: a.graph, volumeResource: a.graph,
+	}
+}
+
+// follow begins to follow, and closes the channel when all mirrors are complete.
+func (a *API) follow(ctx context.Context, wg *sync.WaitGroup) <-chan struct{} {
+	synced := make(chan struct{})
+	var waiting sync.WaitGroup
+	for r, m := range a.followed() {
+		c, err := a.objects.collection(r, "")
+		if err != nil {
+			continue
+		}
+		name := "informer-sync/" + r.String()
+		a.ready.expect(name)
+		waiting.Add(1)
+		f := &follower{objects: c, mirror: m, clock: a.cfg.Clock, logger: a.cfg.Logger, synced: sync.OnceFunc(func() {
+			a.ready.done(name)
+			waiting.Done()
+		})}
+		wg.Go(func() { f.run(ctx) })
+	}
+	go func() {
+		waiting.Wait()
+		close(synced)
+	}()
+	return synced
+}
+
+// bootstrapWriters is how many objects are written at the same time.
+const bootstrapWriters = 16
+
+// bootstrap makes the objects that every cluster has, and brings the default roles up to date.
+func (a *API) bootstrap(ctx context.Context) error {
+	for _, o := range namespaces() {
+		if err := a.ensure(ctx, o); err != nil {
+			return err
+		}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(bootstrapWriters)
+	for _, o := range append(rights.Defaults(), priorityClasses()...) {
+		g.Go(func() error { return a.ensure(ctx, o) })
+	}
+	return g.Wait()
+}
+
+func namespaces() (out []kinds.Object) {
+	for _, name := range []string{"default", "kube-system", "kube-public", "kube-node-lease"} {
+		out = append(out, &corev1.Namespace{TypeMeta: metav1.TypeMeta{Kind: "Namespace", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Name: name}})
+	}
+	return out
+}
+
+func priorityClasses() []kinds.Object {
+	class := func(name string, value int32, text string) kinds.Object {
+		return &schedulingv1.PriorityClass{
+			TypeMeta:   metav1.TypeMeta{Kind: "PriorityClass", APIVersion: "scheduling.k8s.io/v1"},
+			ObjectMeta: metav1.ObjectMeta{Name: name}, Value: value, Description: text,
+		}
+	}
+	return []kinds.Object{
+		class("system-node-critical", 2000001000, "Used for system critical pods that must not be moved from their current node."),
+		class("system-cluster-critical", 2000000000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+	}
+}
+
+// ensure creates an object that is not there, and reconciles roles and bindings.
+func (a *API) ensure(ctx context.Context, o kinds.Object) error {
+	gvk := o.GetObjectKind().GroupVersionKind()
+	res := a.resourceOf(gvk)
+	if res == nil {
+		return nil // not served
+	}
+	t := &verbs.Target{
+		Namespace: o.GetNamespace(), Name: o.GetName(), Manager: "keelson", User: &request.User{Name: "system:apiserver", Groups: []string{rights.Masters}},
+		Warn: func(string) {}, Annotate: func(string, string) {},
+	}
+	it, err := res.Get(ctx, t.Namespace, t.Name, "")
+	if apierrors.IsNotFound(err) {
+		created := *t
+		created.Options = &metav1.CreateOptions{}
+		if _, err = res.Create(ctx, &created, o); apierrors.IsAlreadyExists(err) {
+			return nil // another API server was faster
+		}
+	}
+	if err != nil || it == nil || gvk.Group != rbacv1.GroupName {
+		return err
+	}
+	return a.reconcile(ctx, res, t, it.Object, o)
+}
+
+func (a *API) reconcile(ctx context.Context, res *verbs.Resource, t *verbs.Target, existing, expected kinds.Object) error {
+	want, op, err := rights.Reconcile(existing, expected)
+	if err != nil || op == rights.Keep {
+		return err
+	}
+	if op == rights.Recreate {
+		if _, _, err := res.Delete(ctx, t, &metav1.DeleteOptions{}); err != nil {
+			return err
+		}
+		_, err = res.Create(ctx, t, want)
+		return err
+	}
+	_, _, err = res.Update(ctx, t, want)
+	if apierrors.IsConflict(err) {
+		a.cfg.Logger.Info("a default role was changed meanwhile", zap.String("name", t.Name))
+		return nil
+	}
+	return err
+}
+
+// resourceOf finds what serves a kind.
+func (a *API) resourceOf(gvk schema.GroupVersionKind) *verbs.Resource {
+	for _, r := range a.server.table.Load().resources {
+		if r.Kind.GroupVersionKind == gvk {
+			return r
+		}
+	}
+	return nil
+}
