@@ -93,7 +93,7 @@ func (c *call) serve() (err error) {
 		return c.serveSubresource()
 	}
 	do = verbTable[c.info.Verb]
-	if do == nil || c.res.Kind.Verbs != nil && !slices.Contains(c.res.Kind.Verbs, c.info.Verb) {
+	if do == nil || c.info.Verb == "create" && c.info.Name != "" || c.res.Kind.Verbs != nil && !slices.Contains(c.res.Kind.Verbs, c.info.Verb) {
 		return apierrors.NewMethodNotSupported(gvr.GroupResource(), c.info.Verb)
 	}
 	return do(c)
