@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -97,7 +98,7 @@ func (c *call) bind() error {
 	return c.created()
 }
 
-var errDryRun = fmt.Errorf("dry run")
+var errDryRun = errors.New("dry run")
 
 func validateBinding(b *corev1.Binding) (errs field.ErrorList) {
 	at := field.NewPath("target")
@@ -227,7 +228,8 @@ func (c *call) spend(pod *corev1.Pod, dryRun bool) error {
 	case len(mine) == 0:
 		return nil
 	case len(mine) > 1:
-		return apierrors.NewInternalError(fmt.Errorf("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.")) //nolint:staticcheck,revive // clients know the words
+		const text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
+		return apierrors.NewInternalError(errors.New(text))
 	}
 	_, err = budgets.Objects.Update(c.ctx(), pod.Namespace, mine[0].Name, func(it *objectstore.Item) (kinds.Object, error) {
 		b, err := spent(it.Object.(*policyv1.PodDisruptionBudget), pod, c.shown.Now)
