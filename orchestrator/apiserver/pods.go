@@ -229,7 +229,7 @@ func (c *call) spend(pod *corev1.Pod, dryRun bool) error {
 		return nil
 	case len(mine) > 1:
 		const text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
-		return apierrors.NewInternalError(errors.New(text))
+		return apierrors.NewInternalError(fmt.Errorf("%s", text))
 	}
 	_, err = budgets.Objects.Update(c.ctx(), pod.Namespace, mine[0].Name, func(it *objectstore.Item) (kinds.Object, error) {
 		b, err := spent(it.Object.(*policyv1.PodDisruptionBudget), pod, c.shown.Now)
