@@ -30,7 +30,8 @@ func serviceKind() *Kind {
 			textColumn("Port(s)", doc["ports"]), ageColumn, wideColumn("Selector", doc["selector"]),
 		},
 	}, Rules[*corev1.Service]{
-		Default: defaultService,
+		Default: defaultService, Validate: validateService, ValidateUpdate: validateServiceUpdate, ValidateStatus: validateServiceStatus, Ratchets: true,
+		Warnings: warnOfService,
 		Create: func(o *corev1.Service) {
 			if o.Spec.ClusterIP != "" && len(o.Spec.ClusterIPs) == 0 {
 				o.Spec.ClusterIPs = []string{o.Spec.ClusterIP}
