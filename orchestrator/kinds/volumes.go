@@ -31,10 +31,11 @@ func persistentVolumeKind() *Kind {
 		Create: func(o *corev1.PersistentVolume) {
 			o.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: ptr.To(o.CreationTimestamp)}
 		},
-		UpdateStatus: updatePersistentVolumeStatus,
-		Spec:         func(o *corev1.PersistentVolume) any { return &o.Spec },
-		Status:       func(o *corev1.PersistentVolume) any { return &o.Status },
-		Row:          persistentVolumeRow,
+		UpdateStatus: updatePersistentVolumeStatus, Validate: validatePersistentVolume, ValidateUpdate: validatePersistentVolumeUpdate,
+		ValidateStatus: validatePersistentVolumeStatus, Warnings: warnOfPersistentVolume,
+		Spec:   func(o *corev1.PersistentVolume) any { return &o.Spec },
+		Status: func(o *corev1.PersistentVolume) any { return &o.Status },
+		Row:    persistentVolumeRow,
 	})
 }
 
@@ -130,8 +131,10 @@ func persistentVolumeClaimKind() *Kind {
 			}
 			roundQuantities(o.Spec.Resources.Limits, o.Spec.Resources.Requests, o.Status.Capacity, o.Status.AllocatedResources)
 		},
-		Create: func(o *corev1.PersistentVolumeClaim) { prepareSource(&o.Spec, nil) },
-		Update: func(o, old *corev1.PersistentVolumeClaim) { prepareSource(&o.Spec, &old.Spec) },
+		Create:   func(o *corev1.PersistentVolumeClaim) { prepareSource(&o.Spec, nil) },
+		Update:   func(o, old *corev1.PersistentVolumeClaim) { prepareSource(&o.Spec, &old.Spec) },
+		Validate: validatePersistentVolumeClaim, ValidateUpdate: validatePersistentVolumeClaimUpdate,
+		ValidateStatus: validatePersistentVolumeClaimStatus, Warnings: warnOfPersistentVolumeClaim,
 		Spec:   func(o *corev1.PersistentVolumeClaim) any { return &o.Spec },
 		Status: func(o *corev1.PersistentVolumeClaim) any { return &o.Status },
 		Row:    persistentVolumeClaimRow,
