@@ -239,13 +239,3 @@ func statefulSetWarnings(o, _ *appsv1.StatefulSet) []string {
 func (p *problems) template(at *field.Path, t *corev1.PodTemplateSpec) {
 	p.labels(at.Child("labels"), t.Labels)
 }
-
-// claimSpec checks a claim for a volume.
-func (p *problems) claimSpec(at *field.Path, s *corev1.PersistentVolumeClaimSpec) {
-	if len(s.AccessModes) == 0 {
-		p.required(at.Child("accessModes"), "at least 1 access mode is required")
-	}
-	if _, ok := s.Resources.Requests[corev1.ResourceStorage]; !ok {
-		p.required(at.Child("resources").Key(string(corev1.ResourceStorage)), "")
-	}
-}
