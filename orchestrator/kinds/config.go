@@ -58,7 +58,7 @@ func serviceAccountKind() *Kind {
 		GroupVersionKind: corev1.SchemeGroupVersion.WithKind("ServiceAccount"), Resource: "serviceaccounts", Singular: "serviceaccount",
 		ShortNames: []string{"sa"}, Namespaced: true, Place: "serviceaccounts",
 		New: func() Object { return &corev1.ServiceAccount{} }, NewList: func() runtime.Object { return &corev1.ServiceAccountList{} },
-		NameErrors: validation.ValidateServiceAccountName, Lifecycle: Lifecycle{Unconditional: true},
+		NameErrors: validation.ValidateServiceAccountName, Lifecycle: Lifecycle{Unconditional: true, ReturnDeleted: true},
 		Subresources: []Subresource{{Name: "token", Kind: authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"), Verbs: []string{"create"}}},
 		Columns:      []metav1.TableColumnDefinition{nameColumn, ageColumn},
 	}, Rules[*corev1.ServiceAccount]{

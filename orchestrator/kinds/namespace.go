@@ -16,10 +16,12 @@ func namespaceKind() *Kind {
 		GroupVersionKind: corev1.SchemeGroupVersion.WithKind("Namespace"), Resource: "namespaces", Singular: "namespace", ShortNames: []string{"ns"}, Place: "namespaces",
 		New: func() Object { return &corev1.Namespace{} }, NewList: func() runtime.Object { return &corev1.NamespaceList{} },
 		Verbs:      []string{"create", "delete", "get", "list", "patch", "update", "watch"},
-		NameErrors: validation.ValidateNamespaceName, Lifecycle: Lifecycle{Unconditional: true},
-		Subresources: []Subresource{{Name: "finalize", Kind: corev1.SchemeGroupVersion.WithKind("Namespace"), Verbs: []string{"update"}}},
-		FieldNames:   []string{"status.phase"},
-		Columns:      []metav1.TableColumnDefinition{nameColumn, textColumn("Status", "The status of the namespace"), ageColumn},
+		NameErrors: validation.ValidateNamespaceName, Lifecycle: Lifecycle{Unconditional: true, ReturnDeleted: true},
+		Subresources: []Subresource{partOf(Subresource{
+			Name: "finalize", Kind: corev1.SchemeGroupVersion.WithKind("Namespace"), Verbs: []string{"update"},
+		}, func(o, old *corev1.Namespace) { o.Status = *old.Status.DeepCopy() }, validateFinalize)},
+		FieldNames: []string{"status.phase"},
+		Columns:    []metav1.TableColumnDefinition{nameColumn, textColumn("Status", "The status of the namespace"), ageColumn},
 	}, Rules[*corev1.Namespace]{
 		Default: defaultNamespace,
 		Create: func(o *corev1.Namespace) {
@@ -28,6 +30,8 @@ func namespaceKind() *Kind {
 			}
 		},
 		Update:         func(o, old *corev1.Namespace) { o.Spec.Finalizers = slices.Clone(old.Spec.Finalizers) },
+		Delete:         func(o *corev1.Namespace) { o.Status.Phase = corev1.NamespaceTerminating },
+		Held:           func(o *corev1.Namespace) bool { return len(o.Spec.Finalizers) > 0 },
 		Validate:       validateNamespace,
 		ValidateStatus: validateNamespaceStatus,
 		Spec:           func(o *corev1.Namespace) any { return &o.Spec },
@@ -58,6 +62,14 @@ func validateNamespace(o *corev1.Namespace) field.ErrorList {
 	var p problems
 	for _, f := range o.Spec.Finalizers {
 		p.finalizer(field.NewPath("spec", "finalizers"), string(f))
+	}
+	return p.list
+}
+
+func validateFinalize(o, _ *corev1.Namespace) field.ErrorList {
+	var p problems
+	for i, f := range o.Spec.Finalizers {
+		p.finalizer(field.NewPath("spec", "finalizers").Index(i), string(f))
 	}
 	return p.list
 }

@@ -18,7 +18,7 @@ func resourceQuotaKind() *Kind {
 		GroupVersionKind: corev1.SchemeGroupVersion.WithKind("ResourceQuota"), Resource: "resourcequotas", Singular: "resourcequota",
 		ShortNames: []string{"quota"}, Namespaced: true, Place: "resourcequotas",
 		New: func() Object { return &corev1.ResourceQuota{} }, NewList: func() runtime.Object { return &corev1.ResourceQuotaList{} },
-		NameErrors: validation.NameIsDNSSubdomain, Lifecycle: Lifecycle{Unconditional: true},
+		NameErrors: validation.NameIsDNSSubdomain, Lifecycle: Lifecycle{Unconditional: true, ReturnDeleted: true},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn, textColumn("Request", "Request represents a minimum amount of cpu/memory that a container may consume."),
 			textColumn("Limit", "Limits control the maximum amount of cpu/memory that a container may use independent of contention on the node."), ageColumn,

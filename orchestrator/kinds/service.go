@@ -22,7 +22,7 @@ func serviceKind() *Kind {
 		GroupVersionKind: corev1.SchemeGroupVersion.WithKind("Service"), Resource: "services", Singular: "service", ShortNames: []string{"svc"},
 		Categories: []string{"all"}, Namespaced: true, Place: "services/specs",
 		New: func() Object { return &corev1.Service{} }, NewList: func() runtime.Object { return &corev1.ServiceList{} },
-		NameErrors: validation.NameIsDNSLabel, Lifecycle: Lifecycle{Unconditional: true, CreateOnUpdate: true},
+		NameErrors: validation.NameIsDNSLabel, Lifecycle: Lifecycle{Unconditional: true, CreateOnUpdate: true, ReturnDeleted: true},
 		Subresources: []Subresource{{Name: "proxy", Kind: corev1.SchemeGroupVersion.WithKind("ServiceProxyOptions"), Verbs: connectVerbs()}},
 		FieldNames:   []string{"spec.clusterIP", "spec.type"},
 		Columns: []metav1.TableColumnDefinition{

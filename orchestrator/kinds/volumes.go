@@ -19,7 +19,7 @@ func persistentVolumeKind() *Kind {
 		GroupVersionKind: corev1.SchemeGroupVersion.WithKind("PersistentVolume"), Resource: "persistentvolumes", Singular: "persistentvolume",
 		ShortNames: []string{"pv"}, Place: "persistentvolumes",
 		New: func() Object { return &corev1.PersistentVolume{} }, NewList: func() runtime.Object { return &corev1.PersistentVolumeList{} },
-		NameErrors: validation.NameIsDNSSubdomain, Lifecycle: Lifecycle{Unconditional: true},
+		NameErrors: validation.NameIsDNSSubdomain, Lifecycle: Lifecycle{Unconditional: true, ReturnDeleted: true},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn, textColumn("Capacity", spec["capacity"]), textColumn("Access Modes", spec["accessModes"]),
 			textColumn("Reclaim Policy", spec["persistentVolumeReclaimPolicy"]), textColumn("Status", status["phase"]), textColumn("Claim", spec["claimRef"]),
@@ -117,7 +117,7 @@ func persistentVolumeClaimKind() *Kind {
 		GroupVersionKind: corev1.SchemeGroupVersion.WithKind("PersistentVolumeClaim"), Resource: "persistentvolumeclaims", Singular: "persistentvolumeclaim",
 		ShortNames: []string{"pvc"}, Namespaced: true, Place: "persistentvolumeclaims",
 		New: func() Object { return &corev1.PersistentVolumeClaim{} }, NewList: func() runtime.Object { return &corev1.PersistentVolumeClaimList{} },
-		NameErrors: validation.NameIsDNSSubdomain, Lifecycle: Lifecycle{Unconditional: true},
+		NameErrors: validation.NameIsDNSSubdomain, Lifecycle: Lifecycle{Unconditional: true, ReturnDeleted: true},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn, textColumn("Status", status["phase"]), textColumn("Volume", spec["volumeName"]), textColumn("Capacity", status["capacity"]),
 			textColumn("Access Modes", status["accessModes"]), textColumn("StorageClass", "StorageClass of the pvc"),
