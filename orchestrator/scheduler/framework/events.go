@@ -46,9 +46,35 @@ type Event struct {
 	Label string
 }
 
-// Covers tells whether an event that somebody waits for comprises one that happened.
+// Covers tells whether an event that somebody waits for comprises one that happened. A plain Update happened if nothing
+// is known of what changed; it is comprised by Update only, not by parts of it.
 func (e Event) Covers(o Event) bool {
-	return (e.Resource == AnyResource || e.Resource == o.Resource) && (e.Action&o.Action != 0 || o.Action&Update == Update && e.Action&Update != 0)
+	return (e.Resource == AnyResource || e.Resource == o.Resource) && e.Action&o.Action == o.Action
+}
+
+// String is the event's name in metrics and logs.
+func (e Event) String() string {
+	if e.Label != "" {
+		return e.Label
+	}
+	resource := [...]string{"*", "AssignedPod", "UnscheduledPod", "TargetPod", "Node", "Other"}[e.Resource]
+	switch e.Action {
+	case All:
+		return resource + "All"
+	case Update:
+		return resource + "Update"
+	}
+	names := [...]string{
+		"Add", "Delete", "UpdateNodeAllocatable", "UpdateNodeLabel", "UpdateNodeTaint", "UpdateNodeCondition",
+		"UpdateNodeAnnotation", "UpdatePodLabel", "UpdatePodScaleDown", "UpdatePodScaleUp", "UpdatePodToleration",
+		"UpdatePodSchedulingGatesEliminated", "Update",
+	}
+	for i, name := range names {
+		if e.Action&(1<<i) != 0 {
+			resource += name
+		}
+	}
+	return resource
 }
 
 // Wildcard tells whether the event concerns every pod that waits.
