@@ -83,9 +83,7 @@ func (p annotated) Same(a, b Object) bool {
 func defaultDeployment(o *appsv1.Deployment) {
 	fill(&o.Spec.Replicas, defaultReplicas)
 	s := &o.Spec.Strategy
-	if s.Type == "" {
-		s.Type = appsv1.RollingUpdateDeploymentStrategyType
-	}
+	fillZero(&s.Type, appsv1.RollingUpdateDeploymentStrategyType)
 	if s.Type == appsv1.RollingUpdateDeploymentStrategyType {
 		fill(&s.RollingUpdate, appsv1.RollingUpdateDeployment{})
 		fill(&s.RollingUpdate.MaxUnavailable, intstr.FromString("25%"))
@@ -156,9 +154,7 @@ func statefulSetKind() *Kind {
 
 func defaultStatefulSet(o *appsv1.StatefulSet) {
 	s := &o.Spec
-	if s.PodManagementPolicy == "" {
-		s.PodManagementPolicy = appsv1.OrderedReadyPodManagement
-	}
+	fillZero(&s.PodManagementPolicy, appsv1.OrderedReadyPodManagement)
 	if s.UpdateStrategy.Type == "" {
 		s.UpdateStrategy.Type = appsv1.RollingUpdateStatefulSetStrategyType
 		fill(&s.UpdateStrategy.RollingUpdate, appsv1.RollingUpdateStatefulSetStrategy{})
@@ -168,12 +164,8 @@ func defaultStatefulSet(o *appsv1.StatefulSet) {
 		fill(&u.MaxUnavailable, intstr.FromInt32(1))
 	}
 	fill(&s.PersistentVolumeClaimRetentionPolicy, appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{})
-	r := s.PersistentVolumeClaimRetentionPolicy
-	for _, p := range []*appsv1.PersistentVolumeClaimRetentionPolicyType{&r.WhenDeleted, &r.WhenScaled} {
-		if *p == "" {
-			*p = appsv1.RetainPersistentVolumeClaimRetentionPolicyType
-		}
-	}
+	fillZero(&s.PersistentVolumeClaimRetentionPolicy.WhenDeleted, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)
+	fillZero(&s.PersistentVolumeClaimRetentionPolicy.WhenScaled, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)
 	fill(&s.Replicas, defaultReplicas)
 	fill(&s.RevisionHistoryLimit, defaultRevisions)
 }
@@ -219,9 +211,7 @@ func daemonSetKind() *Kind {
 
 func defaultDaemonSet(o *appsv1.DaemonSet) {
 	u := &o.Spec.UpdateStrategy
-	if u.Type == "" {
-		u.Type = appsv1.RollingUpdateDaemonSetStrategyType
-	}
+	fillZero(&u.Type, appsv1.RollingUpdateDaemonSetStrategyType)
 	if u.Type == appsv1.RollingUpdateDaemonSetStrategyType {
 		fill(&u.RollingUpdate, appsv1.RollingUpdateDaemonSet{})
 		fill(&u.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))

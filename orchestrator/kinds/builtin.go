@@ -8,12 +8,19 @@ func Builtin() []*Kind {
 		coreKinds(),
 		eventsKinds(),
 		apiextensionsKinds(),
+		admissionKinds(),
 		appsKinds(),
+		batchKinds(),
 		certificatesKinds(),
 		coordinationKinds(),
 		discoveryKinds(),
+		flowcontrolKinds(),
+		networkingKinds(),
+		policyKinds(),
 		rbacKinds(),
+		runtimeKinds(),
 		schedulingKinds(),
+		storageKinds(),
 	)
 }
 

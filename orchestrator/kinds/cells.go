@@ -20,6 +20,14 @@ func fill[T any](p **T, value T) {
 	}
 }
 
+// fillZero sets what has its zero value.
+func fillZero[T comparable](p *T, value T) {
+	var zero T
+	if *p == zero {
+		*p = value
+	}
+}
+
 // countColumn is a column of numbers.
 func countColumn(name, doc string) metav1.TableColumnDefinition {
 	return metav1.TableColumnDefinition{Name: name, Type: "integer", Description: doc}
