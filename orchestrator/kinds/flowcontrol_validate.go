@@ -122,8 +122,8 @@ func (p *problems) flowAccount(at *field.Path, a *flowcontrolv1.ServiceAccountSu
 	}
 }
 
-// some requires values, of which "*" must be the only one. It returns whether they are to be looked at one by one.
-func (p *problems) some(at *field.Path, values []string, missing, others string) bool {
+// someOrAll requires values, of which "*" must be the only one. It returns whether they are to be looked at one by one.
+func (p *problems) someOrAll(at *field.Path, values []string, missing, others string) bool {
 	switch {
 	case len(values) == 0:
 		p.required(at, missing)
@@ -139,7 +139,7 @@ func (p *problems) some(at *field.Path, values []string, missing, others string)
 
 func (p *problems) flowVerbs(at *field.Path, verbs []string) {
 	known := []string{"create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"}
-	if p.some(at, verbs, "verbs must contain at least one value", "verbs") &&
+	if p.someOrAll(at, verbs, "verbs must contain at least one value", "verbs") &&
 		slices.ContainsFunc(verbs, func(v string) bool { return !slices.Contains(known, v) }) {
 		p.add(field.NotSupported(at, verbs, known))
 	}
@@ -147,13 +147,13 @@ func (p *problems) flowVerbs(at *field.Path, verbs []string) {
 
 func (p *problems) flowResources(at *field.Path, r *flowcontrolv1.ResourcePolicyRule) {
 	p.flowVerbs(at.Child("verbs"), r.Verbs)
-	p.some(at.Child("apiGroups"), r.APIGroups, "resource rules must supply at least one api group", "api groups")
-	p.some(at.Child("resources"), r.Resources, "resource rules must supply at least one resource", "resources")
+	p.someOrAll(at.Child("apiGroups"), r.APIGroups, "resource rules must supply at least one api group", "api groups")
+	p.someOrAll(at.Child("resources"), r.Resources, "resource rules must supply at least one resource", "resources")
 	namespaces := at.Child("namespaces")
 	if len(r.Namespaces) == 0 && r.ClusterScope {
 		return
 	}
-	if p.some(namespaces, r.Namespaces, "resource rules that are not cluster scoped must supply at least one namespace", "namespaces") {
+	if p.someOrAll(namespaces, r.Namespaces, "resource rules that are not cluster scoped must supply at least one namespace", "namespaces") {
 		for i, n := range r.Namespaces {
 			for _, m := range validation.ValidateNamespaceName(n, false) {
 				p.invalid(namespaces.Index(i), n, "each member of this list must be '*' or a DNS-1123 label; "+m)
@@ -165,7 +165,7 @@ func (p *problems) flowResources(at *field.Path, r *flowcontrolv1.ResourcePolicy
 func (p *problems) flowPaths(at *field.Path, r *flowcontrolv1.NonResourcePolicyRule) {
 	p.flowVerbs(at.Child("verbs"), r.Verbs)
 	urls := at.Child("nonResourceURLs")
-	if p.some(urls, r.NonResourceURLs, "nonResourceURLs must contain at least one value", "non-resource URLs") {
+	if p.someOrAll(urls, r.NonResourceURLs, "nonResourceURLs must contain at least one value", "non-resource URLs") {
 		for i, u := range r.NonResourceURLs {
 			if m := badURLPath(u); m != "" {
 				p.invalid(urls.Index(i), u, m)
