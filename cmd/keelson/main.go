@@ -39,7 +39,7 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(serverCommand(), ctl.Command(), utl.Command(), benchCommand(), versionCommand())
+	root.AddCommand(upCommand(), serverCommand(), ctl.Command(), utl.Command(), benchCommand(), versionCommand())
 	return root
 }
 

@@ -235,7 +235,7 @@ func (c *Config) checkURLs() error {
 	return nil
 }
 
-// checkURL accepts http://host:port; an address to bind must be an IP address or localhost.
+// checkURL accepts http://host:port and unix://path; an address to bind must be an IP address or localhost.
 func checkURL(s string, bind bool) error {
 	u, err := url.Parse(s)
 	if err != nil {
@@ -243,6 +243,11 @@ func checkURL(s string, bind bool) error {
 	}
 	switch u.Scheme {
 	case "http":
+	case "unix":
+		if u.Host+u.Path == "" {
+			return fmt.Errorf("URL does not name a socket: %q", s)
+		}
+		return nil
 	case "https":
 		return fmt.Errorf("%q: TLS is not available in this version", s)
 	default:

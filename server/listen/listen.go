@@ -16,6 +16,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -28,11 +29,15 @@ type Options struct {
 	ReusePort, ReuseAddress bool
 }
 
-// Open listens on the address of an URL of the form http://host:port.
+// Open listens on the address of an URL of the form http://host:port, or unix://path: a socket in the file system, for which a
+// path without a leading slash is relative. A socket that is left of a process that is gone is taken over.
 func Open(rawURL string, o Options) (net.Listener, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		return nil, err
+	}
+	if u.Scheme == "unix" {
+		return openSocket(u.Host + u.Path)
 	}
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var inner error
@@ -42,6 +47,21 @@ func Open(rawURL string, o Options) (net.Listener, error) {
 	l, err := lc.Listen(context.Background(), "tcp", u.Host)
 	if err != nil {
 		return nil, fmt.Errorf("listening on %s: %w", rawURL, err)
+	}
+	return l, nil
+}
+
+func openSocket(path string) (net.Listener, error) {
+	if c, err := net.Dial("unix", path); err == nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("listening on %s: %w", path, syscall.EADDRINUSE)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("listening on %s: %w", path, err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listening on %s: %w", path, err)
 	}
 	return l, nil
 }

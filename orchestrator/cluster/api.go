@@ -1,0 +1,260 @@
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.uber.org/zap"
+	"k8s.io/client-go/rest"
+
+	"github.com/keelson-io/keelson/client"
+	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/orchestrator/apiserver"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/identity"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/request"
+	"github.com/keelson-io/keelson/orchestrator/cluster/inprocess"
+	"github.com/keelson-io/keelson/orchestrator/cluster/pki"
+	"github.com/keelson-io/keelson/orchestrator/kinds"
+	"github.com/keelson-io/keelson/orchestrator/objectstore"
+)
+
+// API says how the API server is run.
+type API struct {
+	// DataDir holds certificates and keys, in pki.
+	DataDir string
+	// BindAddress and SecurePort are where it listens; port 0 is any free one.
+	BindAddress string
+	SecurePort  int
+	// Kubeconfig is the file into which the way to reach it is written, "" for <DataDir>/kubeconfig.
+	Kubeconfig string
+	// StoreEndpoints are client URLs of the store.
+	StoreEndpoints []string
+	Logger         *zap.Logger
+}
+
+// issuer is who makes service account tokens, as the tokens say.
+const issuer = "https://kubernetes.default.svc.cluster.local"
+
+// apiService is the address of the service "kubernetes", the first of the services' range.
+const apiService = "10.96.0.1"
+
+// apiServer is a running API server.
+type apiServer struct {
+	cfg    API
+	lg     *zap.Logger
+	pki    *pki.Store
+	client *client.Client
+	store  *objectstore.Store
+	api    *apiserver.API
+	listen net.Listener
+	http   *http.Server
+	token  string // of this process's own clients
+	ended  chan error
+	cancel context.CancelFunc
+}
+
+// startAPI starts an API server and returns when it is ready.
+func startAPI(ctx context.Context, cfg API) (s *apiServer, err error) {
+	s = &apiServer{cfg: cfg, lg: cfg.Logger, ended: make(chan error, 2)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	if s.pki, err = pki.Open(filepath.Join(cfg.DataDir, "pki"), time.Now); err != nil {
+		return s, err
+	}
+	if s.listen, err = net.Listen("tcp", net.JoinHostPort(cfg.BindAddress, strconv.Itoa(cfg.SecurePort))); err != nil {
+		return s, fmt.Errorf("cluster: %w", err)
+	}
+	if s.client, err = client.New(client.Config{Endpoints: cfg.StoreEndpoints}); err != nil {
+		return s, fmt.Errorf("cluster: the store: %w", err)
+	}
+	if err := s.build(); err != nil {
+		return s, err
+	}
+	return s, s.run(ctx)
+}
+
+// build makes the parts of the server.
+func (s *apiServer) build() error {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s.store = objectstore.New(objectstore.Config{Client: s.client, Logger: s.lg, Registerer: registry})
+	key, err := s.pki.TokenKey()
+	if err != nil {
+		return err
+	}
+	keys, err := identity.NewKeyring(key)
+	if err != nil {
+		return err
+	}
+	secret := make([]byte, 16)
+	_, _ = rand.Read(secret) // never fails
+	s.token = hex.EncodeToString(secret)
+	s.api, err = apiserver.New(apiserver.Config{
+		Kinds: kinds.Builtin(), Store: s.store, ClientCAs: s.pki.Pool(), Keys: keys, Issuer: issuer, Address: s.listen.Addr().String(),
+		Tokens: map[string]request.User{s.token: {Name: "system:keelson", Groups: []string{"system:masters"}}},
+		Clock:  clock.Real, Logger: s.lg, Registry: registry,
+	})
+	return err
+}
+
+// maxStreams is how many requests one connection may carry at a time: controllers have a watch for every kind.
+const maxStreams = 1000
+
+// run starts to serve, and waits until the server is ready.
+func (s *apiServer) run(ctx context.Context) error {
+	cert, err := s.pki.Server("apiserver", s.hosts()...)
+	if err != nil {
+		return err
+	}
+	s.http = &http.Server{
+		Handler: s.api, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(quiet{s.lg}, "", 0),
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		TLSConfig: &tls.Config{
+			MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequestClientCert, NextProtos: []string{"h2", "http/1.1"},
+		},
+	}
+	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.cancel = cancel
+	ready := make(chan struct{})
+	go func() { s.ended <- s.api.Run(background, func() { close(ready) }) }()
+	go func() {
+		if err := s.http.ServeTLS(s.listen, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			s.ended <- err
+		}
+	}()
+	select {
+	case <-ready:
+		return s.writeKubeconfig()
+	case err := <-s.ended:
+		s.ended <- nil // close waits for it
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// hosts are the names and addresses in the server's certificate.
+func (s *apiServer) hosts() []string {
+	hosts := []string{"localhost", "127.0.0.1", "::1", apiService, "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}
+	if name, err := os.Hostname(); err == nil {
+		hosts = append(hosts, name)
+	}
+	ip := net.ParseIP(s.cfg.BindAddress)
+	switch {
+	case ip == nil || ip.IsLoopback():
+	case ip.IsUnspecified():
+		addrs, _ := net.InterfaceAddrs() // without them, those above are left
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok && !n.IP.IsLoopback() && !n.IP.IsLinkLocalUnicast() {
+				hosts = append(hosts, n.IP.String())
+			}
+		}
+	default:
+		hosts = append(hosts, ip.String())
+	}
+	return hosts
+}
+
+// url is where clients on this machine reach the server.
+func (s *apiServer) url() string {
+	host, port, _ := net.SplitHostPort(s.listen.Addr().String())
+	if ip := net.ParseIP(host); ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "https://" + net.JoinHostPort(host, port)
+}
+
+func (s *apiServer) writeKubeconfig() error {
+	if _, err := s.pki.Client("admin", "kubernetes-admin", "system:masters"); err != nil {
+		return err
+	}
+	cert, key, err := s.pki.PEM("admin")
+	if err != nil {
+		return err
+	}
+	return WriteKubeconfig(s.kubeconfig(), s.url(), s.pki.CA(), cert, key)
+}
+
+func (s *apiServer) kubeconfig() string {
+	if s.cfg.Kubeconfig != "" {
+		return s.cfg.Kubeconfig
+	}
+	return filepath.Join(s.cfg.DataDir, "kubeconfig")
+}
+
+// config is how clients in this process reach the server.
+func (s *apiServer) config() *rest.Config {
+	return &rest.Config{
+		Host: "http://apiserver", Transport: &inprocess.Transport{Handler: s.api}, BearerToken: s.token, QPS: -1,
+		ContentConfig: rest.ContentConfig{ContentType: "application/vnd.kubernetes.protobuf", AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json"},
+	}
+}
+
+// apiStop bounds an orderly stop: requests that are being served have that long.
+const apiStop = 10 * time.Second
+
+// close stops what was started, in reverse.
+func (s *apiServer) close() error {
+	var errs []error
+	if s.api != nil {
+		s.api.Drain()
+	}
+	if s.http != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), apiStop)
+		if err := s.http.Shutdown(ctx); err != nil {
+			errs = append(errs, s.http.Close())
+		}
+		cancel()
+	} else if s.listen != nil {
+		errs = append(errs, s.listen.Close())
+	}
+	if s.cancel != nil {
+		s.cancel()
+		errs = append(errs, <-s.ended)
+	}
+	if s.store != nil {
+		errs = append(errs, s.store.Close())
+	}
+	if s.client != nil {
+		errs = append(errs, s.client.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// quiet logs what net/http has to say about clients that do not speak TLS, and the like.
+type quiet struct{ lg *zap.Logger }
+
+func (q quiet) Write(p []byte) (int, error) {
+	q.lg.Debug("http", zap.ByteString("message", p))
+	return len(p), nil
+}
+
+// Serve runs an API server until the context ends.
+func Serve(ctx context.Context, cfg API) error {
+	s, err := startAPI(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+	case err = <-s.ended:
+		s.ended <- nil
+	}
+	return errors.Join(err, s.close())
+}

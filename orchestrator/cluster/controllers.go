@@ -1,0 +1,177 @@
+package cluster
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"fmt"
+	"net/netip"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/orchestrator/controllers"
+	"github.com/keelson-io/keelson/orchestrator/controllers/garbage"
+)
+
+// Control says how the controllers are run.
+type Control struct {
+	// CA is the cluster's authority, which pods get to know the API server by; Signer signs certificates with it. Without a
+	// Signer nobody signs.
+	CA     []byte
+	Signer interface {
+		Sign(template *x509.Certificate, public crypto.PublicKey) ([]byte, error)
+	}
+	// PodRange is the addresses of pods, of which every node gets a part.
+	PodRange netip.Prefix
+	Logger   *zap.Logger
+}
+
+// nodeBits is the prefix of a node's part of the pods' range.
+const nodeBits = 24
+
+// terminatedPods is how many pods that have ended are kept.
+const terminatedPods = 12500
+
+// controllerSet is what all controllers are made from.
+type controllerSet struct {
+	Control
+	client   kubernetes.Interface
+	metadata metadata.Interface
+	disco    discovery.DiscoveryInterface
+	shared   informers.SharedInformerFactory
+	events   record.EventRecorder
+}
+
+// control runs all controllers until the context ends.
+func control(ctx context.Context, config *rest.Config, cfg Control) error {
+	c, err := kubernetes.NewForConfig(rest.AddUserAgent(config, "keelson-controllers"))
+	if err != nil {
+		return err
+	}
+	md, err := metadata.NewForConfig(rest.AddUserAgent(config, "keelson-garbage"))
+	if err != nil {
+		return err
+	}
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	defer broadcaster.Shutdown()
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: c.CoreV1().Events("")})
+	s := &controllerSet{
+		Control: cfg, client: c, metadata: md, disco: memory.NewMemCacheClient(c.Discovery()), shared: informers.NewSharedInformerFactory(c, 0),
+		events: broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "keelson-controllers"}),
+	}
+	all, err := s.controllers()
+	if err != nil {
+		return err
+	}
+	s.shared.StartWithContext(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	for _, c := range all {
+		g.Go(func() error { return ended(ctx, c.Run(ctx)) })
+	}
+	err = g.Wait()
+	s.shared.Shutdown()
+	return err
+}
+
+// ended drops the error of something that ended because it was to end.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// controllers makes every controller.
+func (s *controllerSet) controllers() (all []controllers.Controller, err error) {
+	add := func(c controllers.Controller, e error) {
+		all = append(all, c)
+		if err == nil {
+			err = e
+		}
+	}
+	lg := s.Logger
+	add(controllers.NewDeployment(s.client, s.shared, s.events, clock.Real, lg))
+	add(controllers.NewReplicaSet(s.client, s.shared, s.events, clock.Real, lg))
+	add(controllers.NewReplicationController(s.client, s.shared, s.events, clock.Real, lg))
+	add(controllers.NewEndpoints(s.client, s.shared, s.events, lg))
+	add(controllers.NewEndpointSlice(s.client, s.shared, s.events, lg))
+	add(controllers.NewNamespace(s.client, s.metadata, s.namespaced, s.shared, clock.Real, lg))
+	add(controllers.NewServiceAccount(s.client, s.shared, lg))
+	add(controllers.NewNodeIPAM(s.client, s.shared, s.events, lg, controllers.NodeRange{Cluster: s.PodRange, Bits: nodeBits}))
+	add(controllers.NewNodeLifecycle(s.client, s.shared, s.events, clock.Real, lg))
+	add(controllers.NewTaintEviction(s.client, s.shared, s.events, clock.Real, lg))
+	add(controllers.NewPodGC(s.client, s.shared, clock.Real, lg, terminatedPods), nil)
+	if len(s.CA) > 0 {
+		add(controllers.NewRootCA(s.client, s.shared, lg, s.CA))
+	}
+	if s.Signer != nil {
+		add(controllers.NewCSR(s.client, s.shared, s.Signer, clock.Real, lg))
+	}
+	cached := memory.NewMemCacheClient(s.client.Discovery())
+	add(garbage.New(garbage.Config{
+		Metadata: s.metadata, Mapper: restmapper.NewDeferredDiscoveryRESTMapper(cached), Resources: s.collectable, Clock: clock.Real, Logger: lg,
+	}), nil)
+	return all, err
+}
+
+// preferred lists the resources that have some verbs, each in one version. With an error the list is not complete.
+func (s *controllerSet) preferred(verbs ...string) (map[schema.GroupVersionResource]metav1.APIResource, error) {
+	lists, err := s.client.Discovery().ServerPreferredResources()
+	out := map[schema.GroupVersionResource]metav1.APIResource{}
+	for _, l := range discovery.FilteredBy(discovery.SupportsAllVerbs{Verbs: verbs}, lists) {
+		gv, perr := schema.ParseGroupVersion(l.GroupVersion)
+		if perr != nil {
+			return out, fmt.Errorf("cluster: discovery: %w", perr)
+		}
+		for _, r := range l.APIResources {
+			out[gv.WithResource(r.Name)] = r
+		}
+	}
+	return out, err
+}
+
+// uncollected are resources that own nothing and are owned by nobody, but change often.
+func uncollected() map[schema.GroupResource]bool {
+	return map[schema.GroupResource]bool{{Resource: "events"}: true, {Group: "events.k8s.io", Resource: "events"}: true}
+}
+
+// collectable lists what the garbage collector looks after.
+func (s *controllerSet) collectable() ([]schema.GroupVersionResource, error) {
+	all, err := s.preferred("delete", "list", "watch")
+	skip := uncollected()
+	var out []schema.GroupVersionResource
+	for r := range all {
+		if !skip[r.GroupResource()] {
+			out = append(out, r)
+		}
+	}
+	return out, err
+}
+
+// namespaced lists what is deleted with a namespace.
+func (s *controllerSet) namespaced() ([]controllers.NamespacedResource, error) {
+	all, err := s.preferred("delete", "list")
+	var out []controllers.NamespacedResource
+	for r, of := range all {
+		if of.Namespaced {
+			has := discovery.SupportsAllVerbs{Verbs: []string{"deletecollection"}}.Match(r.GroupVersion().String(), &of)
+			out = append(out, controllers.NamespacedResource{GroupVersionResource: r, DeleteCollection: has})
+		}
+	}
+	return out, err
+}
