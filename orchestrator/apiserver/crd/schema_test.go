@@ -1,0 +1,96 @@
+package crd
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	generated "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/kube-openapi/pkg/validation/spec"
+)
+
+const embedded = `
+metadata: {name: boxes.example.com}
+spec:
+  group: example.com
+  scope: Cluster
+  names: {plural: boxes, kind: Box, listKind: BoxList}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    selectableFields: [{jsonPath: .spec.size}]
+    schema:
+      openAPIV3Schema:
+        type: object
+        description: what things are in
+        properties:
+          spec:
+            type: object
+            properties:
+              size: {type: string, default: big}
+              maybe: {type: string, nullable: true}
+              inner: {type: object, x-kubernetes-embedded-resource: true, properties: {spec: {type: object}}}
+              free: {type: object, x-kubernetes-preserve-unknown-fields: true, properties: {a: {type: string}}}
+              parts:
+                type: array
+                x-kubernetes-list-type: map
+                x-kubernetes-list-map-keys: [name]
+                items: {type: object, required: [name], properties: {name: {type: string}, n: {type: integer}}}
+`
+
+func TestSchemas(t *testing.T) {
+	c := parse(t, embedded)
+	v3, v2 := Schemas(c, false), Schemas(c, true)
+	require.Len(t, v3, 2)
+	box := v3["com.example.v1.Box"]
+	require.Equal(t, "what things are in", box.Description)
+	require.Equal(t, "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", ref(box.Properties["metadata"]))
+	require.Equal(t, []any{map[string]any{"group": "example.com", "version": "v1", "kind": "Box"}}, box.Extensions["x-kubernetes-group-version-kind"])
+	require.Equal(t, []any{map[string]any{"fieldPath": "spec.size"}}, box.Extensions["x-kubernetes-selectable-fields"])
+	s := box.Properties["spec"].Properties
+	require.Equal(t, "big", s["size"].Default)
+	require.True(t, s["maybe"].Nullable)
+	require.Equal(t, []string{"kind", "apiVersion"}, s["inner"].Required)
+	require.Contains(t, s["inner"].Properties, "metadata")
+	require.Contains(t, s["free"].Properties, "a")
+	list := v3["com.example.v1.BoxList"]
+	require.Equal(t, "#/components/schemas/com.example.v1.Box", ref(*list.Properties["items"].Items.Schema))
+
+	box = v2["com.example.v1.Box"]
+	require.Equal(t, "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", ref(box.Properties["metadata"]))
+	s = box.Properties["spec"].Properties
+	require.Nil(t, s["size"].Default)
+	require.False(t, s["maybe"].Nullable)
+	require.Empty(t, s["maybe"].Type)
+	require.NotContains(t, s["free"].Properties, "a")
+
+	// A schema that preserves everything must not say so by properties: kubectl would refuse others.
+	require.Empty(t, Schemas(simple("example.com", "things", "Thing"), true)["com.example.v1.Thing"].Properties)
+}
+
+func ref(s spec.Schema) string {
+	if len(s.AllOf) == 1 {
+		return s.AllOf[0].Ref.String()
+	}
+	return s.Ref.String()
+}
+
+// Server-side apply must be able to read the schemas.
+func TestSchemasForApply(t *testing.T) {
+	all := Schemas(parse(t, embedded), false)
+	for name, d := range generated.GetOpenAPIDefinitions(func(name string) spec.Ref { return spec.MustCreateRef(components + name) }) {
+		if strings.HasPrefix(name, metaPackage) {
+			all[name] = &d.Schema
+		}
+	}
+	types, err := managedfields.NewTypeConverter(all, false)
+	require.NoError(t, err)
+	read := func(parts string) error {
+		_, err := types.ObjectToTyped(object(t, "apiVersion: example.com/v1\nkind: Box\nmetadata: {name: a, labels: {a: b}}\nspec: {parts: "+parts+"}"))
+		return err
+	}
+	require.NoError(t, read("[{name: a}, {name: b}]"))
+	require.ErrorContains(t, read("[{name: a}, {name: a}]"), "duplicate entries for key [name=\"a\"]")
+}
