@@ -10,7 +10,6 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	crdvalidation "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation"
-	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -24,8 +23,8 @@ func apiextensionsKinds() []*Kind {
 		Place:   "apiextensions.k8s.io/customresourcedefinitions",
 		New:     func() Object { return &apiextensionsv1.CustomResourceDefinition{} },
 		NewList: func() runtime.Object { return &apiextensionsv1.CustomResourceDefinitionList{} },
-		// The name's form follows from group and plural, which are checked.
-		NameErrors: validation.NameIsDNSSubdomain, Lifecycle: Lifecycle{Generation: true},
+		// There are no NameErrors: validation demands a name that is made of group and plural, which are checked.
+		Lifecycle: Lifecycle{Generation: true},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn,
 			{Name: "Scope", Type: "string", Description: "Cluster/Namespaced"},

@@ -40,6 +40,7 @@ func (untracked) Track(_, changed kinds.Object, _ verbs.PatchOptions) (kinds.Obj
 // world is a store whose custom resources are served.
 type world struct {
 	t       *testing.T
+	client  *client.Client
 	objects *objectstore.Store
 	defs    *verbs.Resource
 
@@ -53,8 +54,16 @@ func start(t *testing.T, change ...func(*Config)) *world {
 	c := servertest.Start(t, 1, servertest.Quick()...)
 	cl, err := client.New(client.Config{Endpoints: c.Addrs()})
 	require.NoError(t, err)
-	w := &world{t: t, objects: objectstore.New(objectstore.Config{Client: cl})}
-	t.Cleanup(func() { require.NoError(t, w.objects.Close()); _ = cl.Close() })
+	t.Cleanup(func() { _ = cl.Close() })
+	return manage(t, cl, change...)
+}
+
+// beside serves the same store once more.
+func (w *world) beside() *world { return manage(w.t, w.client) }
+
+func manage(t *testing.T, cl *client.Client, change ...func(*Config)) *world {
+	w := &world{t: t, client: cl, objects: objectstore.New(objectstore.Config{Client: cl})}
+	t.Cleanup(func() { require.NoError(t, w.objects.Close()) })
 	set, err := kinds.NewSet(kinds.Builtin()...)
 	require.NoError(t, err)
 	w.defs = w.resource(set.ByKind(apiextensionsv1.SchemeGroupVersion.WithKind("CustomResourceDefinition")))
@@ -192,7 +201,7 @@ func object(t testing.TB, text string) *unstructured.Unstructured {
 	return u
 }
 
-// names gives a definition what its plural, "widgets", and kind say.
+// simple is a definition of objects that may be anything.
 func simple(group, plural, kind string) *apiextensionsv1.CustomResourceDefinition {
 	anything := true
 	return &apiextensionsv1.CustomResourceDefinition{
