@@ -4,16 +4,12 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
@@ -44,14 +40,6 @@ func failing(p *admissionv1.FailurePolicyType) bool {
 	return ptr.Deref(p, admissionv1.Fail) == admissionv1.Ignore
 }
 
-// configuration is a compiled object.
-type configuration struct {
-	uid             types.UID
-	resourceVersion string
-	name            string
-	hooks           []*hook
-}
-
 // source has the hooks of all configurations of one resource.
 type source struct {
 	lookup   admission.Lookup
@@ -59,15 +47,16 @@ type source struct {
 	stage    string // in metrics: "admit" or "validating"
 	compiler *match.Compiler
 	clients  *clients
-
-	mu      sync.Mutex // of those who replace current
-	current atomic.Pointer[snapshot]
+	compiled match.Compiled[[]*hook, []*hook] // by configuration, and all
 }
 
-// snapshot is what was compiled of a list of objects, in their order.
-type snapshot struct {
-	objects []*configuration
-	hooks   []*hook // in order of their configurations' names
+func newSource(l admission.Lookup, resource, stage string, compiler *match.Compiler, r Resolver) *source {
+	s := &source{
+		lookup: l, resource: schema.GroupResource{Group: admissionv1.GroupName, Resource: resource}, stage: stage,
+		compiler: compiler, clients: newClients(r),
+	}
+	s.compiled.Compile, s.compiled.Join = s.compile, s.join
+	return s
 }
 
 // hooks returns the hooks in the order in which they are called.
@@ -79,58 +68,25 @@ func (s *source) hooks(ctx context.Context) ([]*hook, error) {
 		}
 		return nil, apierrors.NewInternalError(err)
 	}
-	if c := s.current.Load(); c != nil && c.has(objects) {
-		return c.hooks, nil
-	} else if c == nil && len(objects) == 0 {
-		return nil, nil
-	}
-	return s.replace(objects), nil
+	return s.compiled.Of(objects), nil
 }
 
-func (c *snapshot) has(objects []kinds.Object) bool {
-	return slices.EqualFunc(c.objects, objects, (*configuration).is)
-}
-
-func (c *configuration) is(o kinds.Object) bool {
-	return c.uid == o.GetUID() && c.resourceVersion == o.GetResourceVersion() && c.name == o.GetName()
-}
-
-func (s *source) replace(objects []kinds.Object) []*hook {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	was := s.current.Load()
-	if was == nil {
-		was = &snapshot{}
-	}
-	next, used := &snapshot{}, map[server]bool{}
-	for _, o := range objects {
-		i := slices.IndexFunc(was.objects, func(c *configuration) bool { return c.is(o) })
-		if i >= 0 {
-			next.objects = append(next.objects, was.objects[i])
-		} else {
-			next.objects = append(next.objects, s.compile(o))
-		}
-	}
-	sorted := slices.SortedStableFunc(slices.Values(next.objects), func(a, b *configuration) int { return strings.Compare(a.name, b.name) })
-	for _, c := range sorted {
-		next.hooks = append(next.hooks, c.hooks...)
-	}
-	for _, h := range next.hooks {
+func (s *source) join(all [][]*hook) []*hook {
+	hooks, used := slices.Concat(all...), map[server]bool{}
+	for _, h := range hooks {
 		used[h.server] = true
 	}
-	s.current.Store(next)
 	s.clients.retain(used)
-	return next.hooks
+	return hooks
 }
 
-func (s *source) compile(o kinds.Object) *configuration {
-	c := &configuration{uid: o.GetUID(), resourceVersion: o.GetResourceVersion(), name: o.GetName()}
+func (s *source) compile(o kinds.Object) (hooks []*hook) {
 	seen := map[string]int{}
 	add := func(w *admissionv1.MutatingWebhook) {
-		h := s.hook(c.name, w)
-		h.id = fmt.Sprintf("%s/%s/%d", c.name, w.Name, seen[w.Name])
+		h := s.hook(o.GetName(), w)
+		h.id = fmt.Sprintf("%s/%s/%d", h.configuration, w.Name, seen[w.Name])
 		seen[w.Name]++
-		c.hooks = append(c.hooks, h)
+		hooks = append(hooks, h)
 	}
 	switch o := o.(type) {
 	case *admissionv1.MutatingWebhookConfiguration:
@@ -147,7 +103,7 @@ func (s *source) compile(o kinds.Object) *configuration {
 			})
 		}
 	}
-	return c
+	return hooks
 }
 
 func (s *source) hook(configuration string, w *admissionv1.MutatingWebhook) *hook {

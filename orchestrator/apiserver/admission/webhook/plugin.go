@@ -12,7 +12,6 @@ import (
 	"go.uber.org/zap"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
@@ -60,10 +59,7 @@ func New(c Config) (*Mutating, *Validating) {
 	m, compiler := newMetrics(c.Registerer), match.NewCompiler()
 	make := func(resource, stage string) plugin {
 		return plugin{
-			source: &source{
-				lookup: c.Lookup, resource: schema.GroupResource{Group: admissionv1.GroupName, Resource: resource}, stage: stage,
-				compiler: compiler, clients: newClients(c.Resolver),
-			},
+			source:  newSource(c.Lookup, resource, stage, compiler, c.Resolver),
 			matcher: &match.Matcher{Lookup: c.Lookup, Versions: c.Versions}, authorizer: match.Authorizer(c.Authorizer),
 			metrics: m, clock: c.Clock, log: c.Logger,
 		}
