@@ -18,6 +18,7 @@ import (
 	"github.com/keelson-io/keelson/orchestrator/scheduler/cache"
 	"github.com/keelson-io/keelson/orchestrator/scheduler/config"
 	"github.com/keelson-io/keelson/orchestrator/scheduler/core"
+	"github.com/keelson-io/keelson/orchestrator/scheduler/extender"
 	"github.com/keelson-io/keelson/orchestrator/scheduler/framework"
 	"github.com/keelson-io/keelson/orchestrator/scheduler/queue"
 )
@@ -80,7 +81,11 @@ func New(c Config) (*Scheduler, error) {
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
-	profiles, err := core.NewProfiles(c.Configuration, c.Plugin, nil)
+	extenders, err := extender.New(c.Configuration)
+	if err != nil {
+		return nil, fmt.Errorf("scheduler: %w", err)
+	}
+	profiles, err := core.NewProfiles(c.Configuration, c.Plugin, extenders)
 	if err != nil {
 		return nil, fmt.Errorf("scheduler: %w", err)
 	}
