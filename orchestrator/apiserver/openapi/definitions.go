@@ -70,9 +70,9 @@ func (ts *types) addKind(kind schema.GroupVersionKind, t reflect.Type) string {
 	name := ts.add(t)
 	d := ts.result[name]
 	list, _ := d.Schema.Extensions[kindExtension].([]any)
-	entry := map[string]any{"group": kind.Group, "version": kind.Version, "kind": kind.Kind}
-	if !slices.ContainsFunc(list, func(e any) bool { return reflect.DeepEqual(e, entry) }) {
-		d.Schema.VendorExtensible = extended(d.Schema.VendorExtensible, kindExtension, append(slices.Clip(list), entry))
+	own := entry(kind)
+	if !slices.ContainsFunc(list, func(e any) bool { return reflect.DeepEqual(e, own) }) {
+		d.Schema.VendorExtensible = extended(d.Schema.VendorExtensible, kindExtension, append(slices.Clip(list), own))
 		ts.result[name] = d
 	}
 	return name

@@ -244,8 +244,8 @@ func (ts *types) value(t reflect.Type) spec.Schema {
 
 // merged adds what the schema of the apply configurations says of a field.
 func merged(p *spec.Schema, f schema.StructField) {
-	if _, object := f.Default.(map[any]any); !object && f.Default != nil { // that is {}, which property finds, too
-		p.Default = f.Default
+	if f.Default != nil {
+		p.Default = jsonValue(f.Default)
 	}
 	if r := f.Type.ElementRelationship; r != nil && *r == schema.Atomic {
 		p.AddExtension("x-kubernetes-map-type", "atomic")
@@ -268,4 +268,17 @@ func merged(p *spec.Schema, f schema.StructField) {
 		p.AddExtension("x-kubernetes-list-map-keys", keys)
 		p.AddExtension("x-kubernetes-list-type", "map")
 	}
+}
+
+// jsonValue makes of a value of YAML one of JSON.
+func jsonValue(v any) any {
+	m, ok := v.(map[any]any)
+	if !ok {
+		return v
+	}
+	object := make(map[string]any, len(m))
+	for k, e := range m {
+		object[fmt.Sprint(k)] = jsonValue(e)
+	}
+	return object
 }
