@@ -3,6 +3,7 @@ package kinds
 import (
 	"time"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -33,6 +34,9 @@ type Kind struct {
 
 	New     func() Object         // an empty object
 	NewList func() runtime.Object // an empty list
+
+	// Schema is that of objects without a Go type; nil: there is a type, or they may hold anything. Nobody may change it.
+	Schema *apiextensionsv1.JSONSchemaProps
 
 	// NameErrors says what is wrong with a name, or with the prefix of a generated one.
 	NameErrors func(name string, prefix bool) []string

@@ -113,6 +113,9 @@ func kind(c *apiextensionsv1.CustomResourceDefinition, v *version) *kinds.Kind {
 		FieldNames: fields,
 		Columns:    columns,
 	}
+	if v.spec.Schema != nil && !v.preserve {
+		k.Schema = v.spec.Schema.OpenAPIV3Schema
+	}
 	if v.hasStatus() {
 		k.Status, k.UpdateStatus = status{}, keepMetadata
 		k.ValidateStatus = func(o, old kinds.Object) fieldErrors { return v.validateStatus(content(o), content(old)) }

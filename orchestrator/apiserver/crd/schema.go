@@ -13,6 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kschema "k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/kube-openapi/pkg/validation/spec"
+
+	"github.com/keelson-io/keelson/orchestrator/kinds"
 )
 
 // Where documents of OpenAPI's versions keep schemas.
@@ -28,31 +30,25 @@ const (
 	conventions         = "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md"
 )
 
-// Schemas returns the schemas of the objects and lists of all versions of a definition, by the names that documents know
-// them under: "com.example.v1.Widget". They refer to schemas of package metav1, which are not among them. Those for OpenAPI's
+// Schemas returns the schemas of the objects and the lists of a kind without a Go type, by the names that documents know them
+// under: "com.example.v1.Widget". They refer to schemas of package metav1, which are not among them. Those for OpenAPI's
 // version 2 lack what it, or kubectl, does not understand.
-func Schemas(c *apiextensionsv1.CustomResourceDefinition, v2 bool) map[string]*spec.Schema {
-	out := map[string]*spec.Schema{}
-	for i := range c.Spec.Versions {
-		w := &schemaWriter{definition: c, version: &c.Spec.Versions[i], v2: v2}
-		out[w.name(c.Spec.Names.Kind)] = w.object()
-		out[w.name(c.Spec.Names.ListKind)] = w.list()
-	}
-	return out
+func Schemas(k *kinds.Kind, v2 bool) map[string]*spec.Schema {
+	w := &schemaWriter{Kind: k, v2: v2}
+	return map[string]*spec.Schema{w.name(k.GroupVersionKind.Kind): w.object(), w.name(k.List().Kind): w.list()}
 }
 
-// schemaWriter makes the schemas of a version.
+// schemaWriter makes the schemas of a kind.
 type schemaWriter struct {
-	definition *apiextensionsv1.CustomResourceDefinition
-	version    *apiextensionsv1.CustomResourceDefinitionVersion
-	v2         bool
+	*kinds.Kind
+	v2 bool
 }
 
 // name is that of a kind's schema.
 func (w *schemaWriter) name(kind string) string {
-	group := strings.Split(w.definition.Spec.Group, ".")
+	group := strings.Split(w.Group, ".")
 	slices.Reverse(group)
-	return strings.Join(group, ".") + "." + w.version.Name + "." + kind
+	return strings.Join(group, ".") + "." + w.Version + "." + kind
 }
 
 func (w *schemaWriter) ref(name string) *spec.Schema {
@@ -66,7 +62,7 @@ func (w *schemaWriter) ref(name string) *spec.Schema {
 func (w *schemaWriter) object() *spec.Schema {
 	s := &spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}}}
 	// An object without properties is one that may have any, for kubectl.
-	if st := w.structural(); st != nil && !(w.v2 && (st.XPreserveUnknownFields || w.definition.Spec.PreserveUnknownFields)) {
+	if st := w.structural(); st != nil && !(w.v2 && st.XPreserveUnknownFields) {
 		if w.v2 {
 			st = openapiv2.ToStructuralOpenAPIV2(st)
 			without := schema.Visitor{Structural: dropDefault}
@@ -77,17 +73,17 @@ func (w *schemaWriter) object() *spec.Schema {
 		w.addType(s)
 		w.embed(s)
 	}
-	w.describe(s, w.definition.Spec.Names.Kind)
+	w.describe(s, w.GroupVersionKind)
 	return s
 }
 
-// structural is the version's schema, nil if it has none, or one that is not structural.
+// structural is the kind's schema, nil if it has none, or one that is not structural.
 func (w *schemaWriter) structural() *schema.Structural {
-	if w.version.Schema == nil || w.version.Schema.OpenAPIV3Schema == nil {
+	if w.Schema == nil {
 		return nil
 	}
 	props := &apiextensions.JSONSchemaProps{}
-	if err := apiextensionsv1.Convert_v1_JSONSchemaProps_To_apiextensions_JSONSchemaProps(w.version.Schema.OpenAPIV3Schema.DeepCopy(), props, nil); err != nil {
+	if err := apiextensionsv1.Convert_v1_JSONSchemaProps_To_apiextensions_JSONSchemaProps(w.Schema.DeepCopy(), props, nil); err != nil {
 		return nil
 	}
 	if crdvalidation.SchemaHasInvalidTypes(props) {
@@ -109,13 +105,12 @@ func dropDefault(s *schema.Structural) bool {
 
 // list is the schema of the lists.
 func (w *schemaWriter) list() *spec.Schema {
-	names := w.definition.Spec.Names
-	items := spec.ArrayProperty(w.ref(w.name(names.Kind))).WithDescription(fmt.Sprintf("List of %s. More info: %s", names.Plural, conventions))
+	items := spec.ArrayProperty(w.ref(w.name(w.GroupVersionKind.Kind))).WithDescription(fmt.Sprintf("List of %s. More info: %s", w.Resource, conventions))
 	metadata := w.ref(metaPackage + "ListMeta").WithDescription(metav1.PartialObjectMetadataList{}.SwaggerDoc()["metadata"])
-	s := new(spec.Schema).Typed("object", "").WithDescription(fmt.Sprintf("%s is a list of %s", names.ListKind, names.Kind)).
+	s := new(spec.Schema).Typed("object", "").WithDescription(fmt.Sprintf("%s is a list of %s", w.List().Kind, w.GroupVersionKind.Kind)).
 		WithRequired("items").SetProperty("items", *items).SetProperty("metadata", *metadata)
 	w.addType(s)
-	w.describe(s, names.ListKind)
+	w.describe(s, w.List())
 	return s
 }
 
@@ -162,17 +157,13 @@ func (w *schemaWriter) embed(s *spec.Schema) {
 }
 
 // describe says which kind a schema is of, and which of its fields can be selected.
-func (w *schemaWriter) describe(s *spec.Schema, kind string) {
-	s.AddExtension(kindExtension, []any{kindOf(kschema.GroupVersionKind{Group: w.definition.Spec.Group, Version: w.version.Name, Kind: kind})})
+func (w *schemaWriter) describe(s *spec.Schema, k kschema.GroupVersionKind) {
+	s.AddExtension(kindExtension, []any{map[string]any{"group": k.Group, "version": k.Version, "kind": k.Kind}})
 	var fields []any
-	for _, f := range w.version.SelectableFields {
-		fields = append(fields, map[string]any{"fieldPath": strings.TrimPrefix(f.JSONPath, ".")})
+	for _, f := range w.FieldNames {
+		fields = append(fields, map[string]any{"fieldPath": f})
 	}
 	if len(fields) > 0 {
 		s.AddExtension(selectableExtension, fields)
 	}
-}
-
-func kindOf(k kschema.GroupVersionKind) map[string]any {
-	return map[string]any{"group": k.Group, "version": k.Version, "kind": k.Kind}
 }

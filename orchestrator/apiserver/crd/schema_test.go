@@ -6,8 +6,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 	generated "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/kube-openapi/pkg/validation/spec"
+
+	"github.com/keelson-io/keelson/orchestrator/kinds"
 )
 
 const embedded = `
@@ -41,8 +44,8 @@ spec:
 `
 
 func TestSchemas(t *testing.T) {
-	c := parse(t, embedded)
-	v3, v2 := Schemas(c, false), Schemas(c, true)
+	k := kindsOf(t, embedded)[0]
+	v3, v2 := Schemas(k, false), Schemas(k, true)
 	require.Len(t, v3, 2)
 	box := v3["com.example.v1.Box"]
 	require.Equal(t, "what things are in", box.Description)
@@ -66,8 +69,11 @@ func TestSchemas(t *testing.T) {
 	require.Empty(t, s["maybe"].Type)
 	require.NotContains(t, s["free"].Properties, "a")
 
-	// A schema that preserves everything must not say so by properties: kubectl would refuse others.
-	require.Empty(t, Schemas(simple("example.com", "things", "Thing"), true)["com.example.v1.Thing"].Properties)
+	free := kindsOf(t, strings.ReplaceAll(embedded, "        type: object\n        desc", "        type: object\n        x-kubernetes-preserve-unknown-fields: true\n        desc"))[0]
+	require.NotEmpty(t, Schemas(free, false)["com.example.v1.Box"].Properties)
+	require.Empty(t, Schemas(free, true)["com.example.v1.Box"].Properties)
+	// Objects that may hold anything must not have properties here: kubectl would refuse others.
+	require.Empty(t, Schemas(&kinds.Kind{GroupVersionKind: schema.GroupVersionKind{Group: "example.com", Version: "v1", Kind: "Thing"}}, true)["com.example.v1.Thing"].Properties)
 }
 
 func ref(s spec.Schema) string {
@@ -79,7 +85,7 @@ func ref(s spec.Schema) string {
 
 // Server-side apply must be able to read the schemas.
 func TestSchemasForApply(t *testing.T) {
-	all := Schemas(parse(t, embedded), false)
+	all := Schemas(kindsOf(t, embedded)[0], false)
 	for name, d := range generated.GetOpenAPIDefinitions(func(name string) spec.Ref { return spec.MustCreateRef(components + name) }) {
 		if strings.HasPrefix(name, metaPackage) {
 			all[name] = &d.Schema

@@ -103,9 +103,13 @@ func (m *Manager) serve(order []*definition) {
 // compile makes the kinds of a definition that has its names, unless they are made already.
 func (m *Manager) compile(d *definition) {
 	c, was := d.object, d.of
+	if was == c {
+		return // comparing schemas takes long
+	}
+	d.of = c
 	switch {
 	case !apihelpers.IsCRDConditionTrue(c, apiextensionsv1.NamesAccepted) && !apihelpers.IsCRDConditionTrue(c, apiextensionsv1.Established):
-		d.kinds = nil
+		d.compiled, d.kinds, d.of = nil, nil, nil
 		return
 	case was == nil || !equality.Semantic.DeepEqual(was.Spec, c.Spec) || !equality.Semantic.DeepEqual(was.Status.AcceptedNames, c.Status.AcceptedNames):
 		var err error
@@ -117,7 +121,7 @@ func (m *Manager) compile(d *definition) {
 	default:
 		return
 	}
-	d.of, d.kinds = c, nil
+	d.kinds = nil
 	if d.compiled != nil {
 		d.kinds = d.compiled.served
 	}
