@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 const (
@@ -43,6 +44,18 @@ func validatingWebhooksKind() *Kind {
 	k.New = func() Object { return &admissionv1.ValidatingWebhookConfiguration{} }
 	k.NewList = func() runtime.Object { return &admissionv1.ValidatingWebhookConfigurationList{} }
 	return with(k, Rules[*admissionv1.ValidatingWebhookConfiguration]{
+		Ratchets: true,
+		Validate: func(o *admissionv1.ValidatingWebhookConfiguration) field.ErrorList {
+			p := problems{list: validateHooks(validatingHooks(o), nil)}
+			p.notStatic(o.Name)
+			return p.list
+		},
+		ValidateUpdate: func(o, old *admissionv1.ValidatingWebhookConfiguration) field.ErrorList {
+			return validateHooks(validatingHooks(o), validatingHooks(old))
+		},
+		Warnings: func(o, old *admissionv1.ValidatingWebhookConfiguration) []string {
+			return hookWarnings(o.Name, old == nil, validatingHooks(o))
+		},
 		Default: func(o *admissionv1.ValidatingWebhookConfiguration) {
 			for i := range o.Webhooks {
 				h := &o.Webhooks[i]
@@ -64,6 +77,18 @@ func mutatingWebhooksKind() *Kind {
 	k.New = func() Object { return &admissionv1.MutatingWebhookConfiguration{} }
 	k.NewList = func() runtime.Object { return &admissionv1.MutatingWebhookConfigurationList{} }
 	return with(k, Rules[*admissionv1.MutatingWebhookConfiguration]{
+		Ratchets: true,
+		Validate: func(o *admissionv1.MutatingWebhookConfiguration) field.ErrorList {
+			p := problems{list: validateHooks(mutatingHooks(o), nil)}
+			p.notStatic(o.Name)
+			return p.list
+		},
+		ValidateUpdate: func(o, old *admissionv1.MutatingWebhookConfiguration) field.ErrorList {
+			return validateHooks(mutatingHooks(o), mutatingHooks(old))
+		},
+		Warnings: func(o, old *admissionv1.MutatingWebhookConfiguration) []string {
+			return hookWarnings(o.Name, old == nil, mutatingHooks(o))
+		},
 		Default: func(o *admissionv1.MutatingWebhookConfiguration) {
 			for i := range o.Webhooks {
 				h := &o.Webhooks[i]
@@ -118,6 +143,13 @@ func validatingPolicyKind() *Kind {
 	k.New = func() Object { return &admissionv1.ValidatingAdmissionPolicy{} }
 	k.NewList = func() runtime.Object { return &admissionv1.ValidatingAdmissionPolicyList{} }
 	return with(k, Rules[*admissionv1.ValidatingAdmissionPolicy]{
+		Ratchets: true,
+		Validate: func(o *admissionv1.ValidatingAdmissionPolicy) field.ErrorList {
+			return validateValidatingPolicy(o, nil)
+		},
+		ValidateUpdate: validateValidatingPolicy,
+		Warnings:       func(o, old *admissionv1.ValidatingAdmissionPolicy) []string { return staticWarning(o.Name, old == nil) },
+		ValidateStatus: validateValidatingPolicyStatus,
 		Default: func(o *admissionv1.ValidatingAdmissionPolicy) {
 			fill(&o.Spec.FailurePolicy, admissionv1.Fail)
 			defaultMatchResources(o.Spec.MatchConstraints)
@@ -139,6 +171,10 @@ func mutatingPolicyKind() *Kind {
 	k.New = func() Object { return &admissionv1.MutatingAdmissionPolicy{} }
 	k.NewList = func() runtime.Object { return &admissionv1.MutatingAdmissionPolicyList{} }
 	return with(k, Rules[*admissionv1.MutatingAdmissionPolicy]{
+		Ratchets:       true,
+		Validate:       func(o *admissionv1.MutatingAdmissionPolicy) field.ErrorList { return validateMutatingPolicy(o, nil) },
+		ValidateUpdate: validateMutatingPolicy,
+		Warnings:       func(o, old *admissionv1.MutatingAdmissionPolicy) []string { return staticWarning(o.Name, old == nil) },
 		Default: func(o *admissionv1.MutatingAdmissionPolicy) {
 			fill(&o.Spec.FailurePolicy, admissionv1.Fail)
 			defaultMatchResources(o.Spec.MatchConstraints)
@@ -163,6 +199,14 @@ func validatingPolicyBindingKind() *Kind {
 	k.New = func() Object { return &admissionv1.ValidatingAdmissionPolicyBinding{} }
 	k.NewList = func() runtime.Object { return &admissionv1.ValidatingAdmissionPolicyBindingList{} }
 	return with(k, Rules[*admissionv1.ValidatingAdmissionPolicyBinding]{
+		Ratchets: true,
+		Validate: func(o *admissionv1.ValidatingAdmissionPolicyBinding) field.ErrorList {
+			return validateValidatingPolicyBinding(o, nil)
+		},
+		ValidateUpdate: validateValidatingPolicyBinding,
+		Warnings: func(o, old *admissionv1.ValidatingAdmissionPolicyBinding) []string {
+			return staticWarning(o.Name, old == nil)
+		},
 		Default: func(o *admissionv1.ValidatingAdmissionPolicyBinding) { defaultMatchResources(o.Spec.MatchResources) },
 		Spec:    func(o *admissionv1.ValidatingAdmissionPolicyBinding) any { return &o.Spec },
 		Row: func(o *admissionv1.ValidatingAdmissionPolicyBinding, now time.Time) []any {
@@ -176,6 +220,14 @@ func mutatingPolicyBindingKind() *Kind {
 	k.New = func() Object { return &admissionv1.MutatingAdmissionPolicyBinding{} }
 	k.NewList = func() runtime.Object { return &admissionv1.MutatingAdmissionPolicyBindingList{} }
 	return with(k, Rules[*admissionv1.MutatingAdmissionPolicyBinding]{
+		Ratchets: true,
+		Validate: func(o *admissionv1.MutatingAdmissionPolicyBinding) field.ErrorList {
+			return validateMutatingPolicyBinding(o, nil)
+		},
+		ValidateUpdate: validateMutatingPolicyBinding,
+		Warnings: func(o, old *admissionv1.MutatingAdmissionPolicyBinding) []string {
+			return staticWarning(o.Name, old == nil)
+		},
 		Default: func(o *admissionv1.MutatingAdmissionPolicyBinding) { defaultMatchResources(o.Spec.MatchResources) },
 		Spec:    func(o *admissionv1.MutatingAdmissionPolicyBinding) any { return &o.Spec },
 		Row: func(o *admissionv1.MutatingAdmissionPolicyBinding, now time.Time) []any {

@@ -17,17 +17,17 @@ import (
 
 const aboveReplicas = "cannot be greater than status.replicas"
 
-// podSet checks the selector and the template of what keeps a set of pods running for ever.
-func (p *problems) podSet(spec *field.Path, selector *metav1.LabelSelector, template *corev1.PodTemplateSpec, kind, badSelector string) {
-	p.podSelector(spec.Child("selector"), selector, kind)
+// podSet checks the selector and the template of a Deployment or a ReplicaSet, in the same words for both.
+func (p *problems) podSet(spec *field.Path, selector *metav1.LabelSelector, template *corev1.PodTemplateSpec) {
+	p.podSelector(spec.Child("selector"), selector, "deployment")
 	s, err := metav1.LabelSelectorAsSelector(selector)
 	if err != nil {
-		p.invalid(spec.Child("selector"), selector, badSelector)
+		p.invalid(spec.Child("selector"), selector, "invalid label selector")
 		return
 	}
 	at := spec.Child("template")
 	p.templateSelected(at, s, template)
-	p.endless(at, template, kind)
+	p.endless(at, template, "ReplicaSet")
 }
 
 // podSelector checks the selector of pods, which must select something in particular.
@@ -88,7 +88,7 @@ func validateDeployment(o *appsv1.Deployment) field.ErrorList {
 	var p problems
 	s, at := &o.Spec, field.NewPath("spec")
 	optionalNotNegative(&p, at.Child("replicas"), s.Replicas)
-	p.podSet(at, s.Selector, &s.Template, "deployment", "invalid label selector")
+	p.podSet(at, s.Selector, &s.Template)
 	p.deploymentStrategy(at.Child("strategy"), &s.Strategy)
 	p.notNegative(at.Child("minReadySeconds"), int64(s.MinReadySeconds))
 	optionalNotNegative(&p, at.Child("revisionHistoryLimit"), s.RevisionHistoryLimit)
@@ -157,7 +157,7 @@ func validateReplicaSet(o *appsv1.ReplicaSet) field.ErrorList {
 	at := field.NewPath("spec")
 	optionalNotNegative(&p, at.Child("replicas"), o.Spec.Replicas)
 	p.notNegative(at.Child("minReadySeconds"), int64(o.Spec.MinReadySeconds))
-	p.podSet(at, o.Spec.Selector, &o.Spec.Template, "deployment", "invalid label selector")
+	p.podSet(at, o.Spec.Selector, &o.Spec.Template)
 	return p.list
 }
 

@@ -46,16 +46,12 @@ func clusterRoleKind() *Kind {
 	k.New, k.NewList = func() Object { return &rbacv1.ClusterRole{} }, func() runtime.Object { return &rbacv1.ClusterRoleList{} }
 	k.Columns = []metav1.TableColumnDefinition{nameColumn, createdColumn}
 	return with(k, Rules[*rbacv1.ClusterRole]{
-		Ratchets: true,
-		Validate: func(o *rbacv1.ClusterRole) field.ErrorList { return validateClusterRole(o, false) },
-		ValidateUpdate: func(o, old *rbacv1.ClusterRole) field.ErrorList {
-			return validateClusterRole(o, badAggregation(old))
-		},
-		Row: func(o *rbacv1.ClusterRole, _ time.Time) []any { return []any{o.Name, created(o)} },
+		Validate: validateClusterRole,
+		Row:      func(o *rbacv1.ClusterRole, _ time.Time) []any { return []any{o.Name, created(o)} },
 	})
 }
 
-func validateClusterRole(o *rbacv1.ClusterRole, badValues bool) field.ErrorList {
+func validateClusterRole(o *rbacv1.ClusterRole) field.ErrorList {
 	var p problems
 	p.policyRules(o.Rules, false)
 	if a := o.AggregationRule; a != nil {
@@ -64,32 +60,14 @@ func validateClusterRole(o *rbacv1.ClusterRole, badValues bool) field.ErrorList 
 			p.required(at, "at least one clusterRoleSelector required if aggregationRule is non-nil")
 		}
 		for i := range a.ClusterRoleSelectors {
-			p.looseSelector(at.Index(i), &a.ClusterRoleSelectors[i], badValues)
+			selector := &a.ClusterRoleSelectors[i]
+			p.add(metav1validation.ValidateLabelSelector(selector, metav1validation.LabelSelectorValidationOptions{}, at.Index(i))...)
+			if _, err := metav1.LabelSelectorAsSelector(selector); err != nil {
+				p.invalid(at.Index(i), nil, "invalid label selector.")
+			}
 		}
 	}
 	return p.list
-}
-
-// looseSelector checks a label selector, whose values may be bad ones if they were before.
-func (p *problems) looseSelector(at *field.Path, s *metav1.LabelSelector, badValues bool) {
-	p.add(metav1validation.ValidateLabelSelector(s, metav1validation.LabelSelectorValidationOptions{AllowInvalidLabelValueInSelector: badValues}, at)...)
-	if _, err := metav1.LabelSelectorAsSelector(s); err != nil {
-		p.invalid(at, nil, "invalid label selector.")
-	}
-}
-
-// badAggregation says that the selectors of an aggregation rule are wrong.
-func badAggregation(o *rbacv1.ClusterRole) bool {
-	if o.AggregationRule == nil {
-		return false
-	}
-	options := metav1validation.LabelSelectorValidationOptions{}
-	for i := range o.AggregationRule.ClusterRoleSelectors {
-		if len(metav1validation.ValidateLabelSelector(&o.AggregationRule.ClusterRoleSelectors[i], options, nil)) != 0 {
-			return true
-		}
-	}
-	return false
 }
 
 func (p *problems) policyRules(rules []rbacv1.PolicyRule, namespaced bool) {
