@@ -56,6 +56,8 @@ func deploymentKind() *Kind {
 	}
 	d := with(k, Rules[*appsv1.Deployment]{
 		Default:  defaultDeployment,
+		Create:   func(o *appsv1.Deployment) { prepareTemplate(&o.Spec.Template) },
+		Update:   func(o, _ *appsv1.Deployment) { prepareTemplate(&o.Spec.Template) },
 		Validate: validateDeployment, ValidateUpdate: validateDeploymentUpdate, ValidateStatus: validateDeploymentStatus,
 		Warnings: func(o, old *appsv1.Deployment) []string { return podNameWarnings(o, old == nil) },
 		Spec:     func(o *appsv1.Deployment) any { return &o.Spec }, Status: func(o *appsv1.Deployment) any { return &o.Status },
@@ -81,6 +83,7 @@ func (p annotated) Same(a, b Object) bool {
 }
 
 func defaultDeployment(o *appsv1.Deployment) {
+	defaultTemplate(&o.Spec.Template)
 	fill(&o.Spec.Replicas, defaultReplicas)
 	s := &o.Spec.Strategy
 	fillZero(&s.Type, appsv1.RollingUpdateDeploymentStrategyType)
@@ -111,7 +114,12 @@ func replicaSetKind() *Kind {
 		Selector:    func(o Object) string { return selectorText(o.(*appsv1.ReplicaSet).Spec.Selector) },
 	}
 	return with(k, Rules[*appsv1.ReplicaSet]{
-		Default:  func(o *appsv1.ReplicaSet) { fill(&o.Spec.Replicas, defaultReplicas) },
+		Default: func(o *appsv1.ReplicaSet) {
+			defaultTemplate(&o.Spec.Template)
+			fill(&o.Spec.Replicas, defaultReplicas)
+		},
+		Create:   func(o *appsv1.ReplicaSet) { prepareTemplate(&o.Spec.Template) },
+		Update:   func(o, _ *appsv1.ReplicaSet) { prepareTemplate(&o.Spec.Template) },
 		Validate: validateReplicaSet, ValidateUpdate: validateReplicaSetUpdate, ValidateStatus: validateReplicaSetStatus,
 		Warnings: func(o, old *appsv1.ReplicaSet) []string { return podNameWarnings(o, old == nil) },
 		Spec:     func(o *appsv1.ReplicaSet) any { return &o.Spec }, Status: func(o *appsv1.ReplicaSet) any { return &o.Status },
@@ -142,6 +150,8 @@ func statefulSetKind() *Kind {
 	}
 	return with(k, Rules[*appsv1.StatefulSet]{
 		Default:  defaultStatefulSet,
+		Create:   func(o *appsv1.StatefulSet) { prepareTemplate(&o.Spec.Template) },
+		Update:   func(o, _ *appsv1.StatefulSet) { prepareTemplate(&o.Spec.Template) },
 		Validate: validateStatefulSet, Ratchets: true, ValidateUpdate: validateStatefulSetUpdate, ValidateStatus: validateStatefulSetStatus,
 		Warnings: statefulSetWarnings,
 		Spec:     func(o *appsv1.StatefulSet) any { return &o.Spec }, Status: func(o *appsv1.StatefulSet) any { return &o.Status },
@@ -154,6 +164,14 @@ func statefulSetKind() *Kind {
 
 func defaultStatefulSet(o *appsv1.StatefulSet) {
 	s := &o.Spec
+	defaultTemplate(&s.Template)
+	for i := range s.VolumeClaimTemplates {
+		c := &s.VolumeClaimTemplates[i]
+		c.APIVersion, c.Kind = "v1", "PersistentVolumeClaim"
+		defaultClaimSpec(&c.Spec)
+		fillZero(&c.Status.Phase, corev1.ClaimPending)
+		roundQuantities(c.Status.Capacity, c.Status.AllocatedResources)
+	}
 	fillZero(&s.PodManagementPolicy, appsv1.OrderedReadyPodManagement)
 	if s.UpdateStrategy.Type == "" {
 		s.UpdateStrategy.Type = appsv1.RollingUpdateStatefulSetStrategyType
@@ -186,8 +204,12 @@ func daemonSetKind() *Kind {
 	}, podsColumns(appsv1.DaemonSetSpec{}.SwaggerDoc()["selector"])...)
 	return with(k, Rules[*appsv1.DaemonSet]{
 		Default: defaultDaemonSet,
-		Create:  func(o *appsv1.DaemonSet) { setTemplateGeneration(o, max(1, templateGeneration(o))) },
+		Create: func(o *appsv1.DaemonSet) {
+			prepareTemplate(&o.Spec.Template)
+			setTemplateGeneration(o, max(1, templateGeneration(o)))
+		},
 		Update: func(o, old *appsv1.DaemonSet) {
+			prepareTemplate(&o.Spec.Template)
 			n := templateGeneration(old)
 			if !equality.Semantic.DeepEqual(o.Spec.Template, old.Spec.Template) {
 				n++
@@ -210,6 +232,7 @@ func daemonSetKind() *Kind {
 }
 
 func defaultDaemonSet(o *appsv1.DaemonSet) {
+	defaultTemplate(&o.Spec.Template)
 	u := &o.Spec.UpdateStrategy
 	fillZero(&u.Type, appsv1.RollingUpdateDaemonSetStrategyType)
 	if u.Type == appsv1.RollingUpdateDaemonSetStrategyType {

@@ -234,8 +234,3 @@ func statefulSetWarnings(o, _ *appsv1.StatefulSet) []string {
 	}
 	return nil
 }
-
-// template checks a template of pods.
-func (p *problems) template(at *field.Path, t *corev1.PodTemplateSpec) {
-	p.labels(at.Child("labels"), t.Labels)
-}

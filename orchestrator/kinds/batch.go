@@ -45,8 +45,12 @@ func jobKind() *Kind {
 			ageColumn,
 		}, podsColumns(batchv1.JobSpec{}.SwaggerDoc()["selector"])...),
 	}, Rules[*batchv1.Job]{
-		Default:  defaultJob,
-		Create:   selectJobPods,
+		Default: defaultJob,
+		Create: func(o *batchv1.Job) {
+			prepareTemplate(&o.Spec.Template)
+			selectJobPods(o)
+		},
+		Update:   func(o, _ *batchv1.Job) { prepareTemplate(&o.Spec.Template) },
 		Warnings: func(o, old *batchv1.Job) []string { return podNameWarnings(o, old == nil) },
 		Spec:     func(o *batchv1.Job) any { return &o.Spec }, Status: func(o *batchv1.Job) any { return &o.Status },
 		Fields: func(o *batchv1.Job) map[string]string {
@@ -88,6 +92,7 @@ func defaultJob(o *batchv1.Job) {
 
 // defaultJobSpec fills in what is filled in for the template of a CronJob, too.
 func defaultJobSpec(s *batchv1.JobSpec) {
+	defaultTemplate(&s.Template)
 	if s.PodFailurePolicy == nil {
 		return
 	}
@@ -185,6 +190,8 @@ func cronJobKind() *Kind {
 			ageColumn,
 		}, podsColumns(batchv1.JobSpec{}.SwaggerDoc()["selector"])...),
 	}, Rules[*batchv1.CronJob]{
+		Create: func(o *batchv1.CronJob) { prepareTemplate(&o.Spec.JobTemplate.Spec.Template) },
+		Update: func(o, _ *batchv1.CronJob) { prepareTemplate(&o.Spec.JobTemplate.Spec.Template) },
 		Default: func(o *batchv1.CronJob) {
 			defaultJobSpec(&o.Spec.JobTemplate.Spec)
 			fillZero(&o.Spec.ConcurrencyPolicy, batchv1.AllowConcurrent)

@@ -6,6 +6,7 @@ import "slices"
 func Builtin() []*Kind {
 	return slices.Concat(
 		coreKinds(),
+		podKinds(),
 		eventsKinds(),
 		apiextensionsKinds(),
 		admissionKinds(),
