@@ -10,6 +10,8 @@ import (
 	"k8s.io/client-go/applyconfigurations"
 
 	"github.com/keelson-io/keelson/orchestrator/apiserver/admission"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/admission/match"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/admission/policy"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/admission/webhook"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/audit"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/identity"
@@ -51,7 +53,9 @@ func New(cfg Config) (*API, error) {
 	a.server, a.objects = s, s.objects()
 
 	authorizer := rights.Chain{rights.Privileged{}, rights.NewNodes(a.graph), a.policy}
-	a.chain = a.admission(authorizer)
+	if a.chain, err = a.admission(authorizer); err != nil {
+		return nil, err
+	}
 	a.serveKinds(cfg.Kinds)
 	tokens, issuer := a.tokens()
 	r := &reviews{tokens: tokens, audiences: cfg.Audiences, authorizer: authorizer, policy: a.policy, issuer: issuer}
@@ -85,10 +89,18 @@ func (a *API) serveKinds(all []*kinds.Kind) {
 const defaultTolerationSeconds = 300
 
 // admission is the chain of plugins, in the order of kube-apiserver.
-func (a *API) admission(authorizer rights.Authorizer) *admission.Chain {
+func (a *API) admission(authorizer rights.Authorizer) (*admission.Chain, error) {
+	served := match.Served(func() []*kinds.Kind { return a.objects.table().kinds })
 	mutating, validating := webhook.New(webhook.Config{
-		Lookup: a.objects, Authorizer: authorizer, Registerer: a.cfg.Registry, Logger: a.cfg.Logger, Clock: a.cfg.Clock,
+		Lookup: a.objects, Versions: served, Authorizer: authorizer, Registerer: a.cfg.Registry, Logger: a.cfg.Logger, Clock: a.cfg.Clock,
 	})
+	mutators, validators := policy.New(policy.Config{
+		Lookup: a.objects, Kinds: a.objects, Versions: served, Authorizer: authorizer, Types: schemas{a.types}, Registerer: a.cfg.Registry, Clock: a.cfg.Clock,
+	})
+	security, err := admission.NewPodSecurity(a.objects, a.cfg.Registry)
+	if err != nil {
+		return nil, err
+	}
 	return admission.NewChain(
 		&admission.NamespaceLifecycle{Lookup: a.objects, Immortal: []string{"default", "kube-system", "kube-public"}},
 		&admission.LimitRanger{Lookup: a.objects},
@@ -96,10 +108,12 @@ func (a *API) admission(authorizer rights.Authorizer) *admission.Chain {
 		&restriction{objects: a.objects, authorizer: authorizer},
 		&guard{rights.Guard{Policy: a.policy, Authorizer: authorizer}},
 		admission.TaintNewNodes{},
+		security,
 		&admission.Priority{Lookup: a.objects},
 		&admission.DefaultTolerationSeconds{Seconds: defaultTolerationSeconds},
-		mutating, validating,
-	)
+		mutators, mutating, validators, validating,
+		&admission.ResourceQuota{Lookup: a.objects, Quotas: a.objects, Clock: a.cfg.Clock},
+	), nil
 }
 
 // tokens is who knows bearer tokens, and who makes them.

@@ -42,7 +42,7 @@ func (r *Resource) delete(ctx context.Context, t *Target, o *metav1.DeleteOption
 		if err := r.preconditions(current.Object, o.Preconditions); err != nil {
 			return nil, err
 		}
-		if err := r.Admission.Validate(ctx, r.attributes(t, admission.Delete, nil, current.Object)); err != nil {
+		if err := r.admitDelete(ctx, t, current.Object); err != nil {
 			return nil, err
 		}
 		last = current.Object.DeepCopyObject().(kinds.Object)
@@ -69,6 +69,14 @@ func (r *Resource) delete(ctx context.Context, t *Target, o *metav1.DeleteOption
 		return nil
 	})
 	return item, true, err
+}
+
+// admitDelete asks all plugins: mutating ones have nothing to change, but may refuse.
+func (r *Resource) admitDelete(ctx context.Context, t *Target, current kinds.Object) error {
+	if err := r.Admission.Mutate(ctx, r.attributes(t, admission.Delete, nil, current)); err != nil {
+		return err
+	}
+	return r.Admission.Validate(ctx, r.attributes(t, admission.Delete, nil, current))
 }
 
 func checkDeleteOptions(o *metav1.DeleteOptions) error {

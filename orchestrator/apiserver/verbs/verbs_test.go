@@ -388,6 +388,10 @@ func TestAdmission(t *testing.T) {
 	var seen []string
 	r := start(t, deployments(), plugin{
 		mutate: func(a *admission.Attributes) error {
+			if a.Operation == admission.Delete {
+				seen = append(seen, "mutate DELETE")
+				return nil
+			}
 			a.Object.(*appsv1.Deployment).Annotations = map[string]string{"mutated": "yes"}
 			a.Object.(*appsv1.Deployment).Spec.Replicas = nil // defaults come after
 			return nil
@@ -408,5 +412,5 @@ func TestAdmission(t *testing.T) {
 	require.True(t, apierrors.IsForbidden(err))
 	_, _, err = r.Delete(t.Context(), at("yes"), &metav1.DeleteOptions{})
 	require.NoError(t, err)
-	require.Equal(t, []string{"CREATE", "CREATE", "DELETE"}, seen)
+	require.Equal(t, []string{"CREATE", "CREATE", "mutate DELETE", "DELETE"}, seen)
 }

@@ -28,12 +28,15 @@ type View struct {
 type Views struct {
 	matcher *Matcher
 	a       *admission.Attributes
-	made    map[schema.GroupVersionKind]*View
+	made    map[viewKey]*View
 }
+
+// viewKey is a Version: its resource, and the kind of its objects.
+type viewKey struct{ kind, objects schema.GroupVersionKind }
 
 // Views returns the views of a request. Who replaces or changes a.Object calls Changed.
 func (m *Matcher) Views(a *admission.Attributes) *Views {
-	return &Views{matcher: m, a: a, made: map[schema.GroupVersionKind]*View{}}
+	return &Views{matcher: m, a: a, made: map[viewKey]*View{}}
 }
 
 // Changed forgets the views of an object that is no more.
@@ -41,7 +44,8 @@ func (s *Views) Changed() { clear(s.made) }
 
 // Of returns the view in a version.
 func (s *Views) Of(ctx context.Context, v Version) (*View, error) {
-	if view := s.made[v.ObjectKind]; view != nil {
+	key := viewKey{v.Kind.GroupVersionKind, v.ObjectKind}
+	if view := s.made[key]; view != nil {
 		return view, nil
 	}
 	view := &View{Version: v, Options: options(s.a)}
@@ -57,7 +61,7 @@ func (s *Views) Of(ctx context.Context, v Version) (*View, error) {
 			s.a.Subresource, celadmission.Operation(s.a.Operation), view.Options, s.a.DryRun, UserInfo(s.a.User)),
 		VersionedKind: v.ObjectKind, VersionedObject: celadmission.NewLazyObject(view.Object), VersionedOldObject: celadmission.NewLazyObject(view.Old),
 	}
-	s.made[v.ObjectKind] = view
+	s.made[key] = view
 	return view, nil
 }
 

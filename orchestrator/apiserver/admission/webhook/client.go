@@ -77,6 +77,9 @@ func (c *clients) retain(used map[server]bool) {
 	}
 }
 
+// Close closes idle connections.
+func (p *plugin) Close() { p.source.clients.retain(nil) }
+
 // target is where a webhook is.
 type target struct {
 	server

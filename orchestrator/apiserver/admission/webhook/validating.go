@@ -84,6 +84,12 @@ func (p *Validating) askAll(ctx context.Context, a *admission.Attributes, asked 
 }
 
 func (p *Validating) ask(ctx context.Context, a *admission.Attributes, q *question) {
+	defer func() { // it may be on a goroutine of its own, where a panic would end the process
+		if r := recover(); r != nil {
+			q.err = apierrors.NewInternalError(fmt.Errorf("ValidatingAdmissionWebhook/%v has panicked: %v", q.hook.name, r))
+			p.log.Error("a call of a webhook panicked", hookField(q.hook), zap.Any("panic", r), zap.Stack("stack"))
+		}
+	}()
 	start := p.clock.Now()
 	q.answer, q.err = p.call(ctx, q.hook, a, q.about)
 	p.metrics.called(q.hook, p.source.stage, a.Operation, p.clock.Now().Sub(start), q.err)
