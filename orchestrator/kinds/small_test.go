@@ -27,6 +27,8 @@ func TestSet(t *testing.T) {
 	}
 	_, err = NewSet(append(Builtin(), Builtin()...)...)
 	require.Error(t, err)
+	_, err = NewSet(eventKind(), eventsKinds()[1])
+	require.ErrorContains(t, err, "is stored as a copy of /v1, Kind=Event")
 }
 
 func TestLease(t *testing.T) {

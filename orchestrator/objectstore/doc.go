@@ -15,7 +15,8 @@
 // # The watch cache
 //
 // A cache belongs to a kind as it is stored; kinds that are stored as another one ([kinds.Conversion]) share it, and their
-// items are converted once. One goroutine fills it (a list in pages at one revision), then follows one watch of the store.
+// items are converted once: those of a list together, others when they are read. A conversion that fails fails the read, and
+// is tried again by the next. One goroutine fills it (a list in pages at one revision), then follows one watch of the store.
 // For each response it
 //
 //  1. changes its tree, a copy-on-write B-tree of items by key;

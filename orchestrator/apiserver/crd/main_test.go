@@ -46,7 +46,6 @@ type world struct {
 
 	mu     sync.Mutex
 	served map[string][]*kinds.Kind
-	calls  int
 }
 
 func start(t *testing.T, change ...func(*Config)) *world {
@@ -101,7 +100,6 @@ func (w *world) serve(table map[string][]*kinds.Kind) {
 		}
 	}
 	w.served = maps.Clone(table)
-	w.calls++
 }
 
 func (w *world) resource(k *kinds.Kind) *verbs.Resource {
