@@ -1,4 +1,4 @@
-// Command keelson is the one binary: store member, client, offline tools and benchmarks.
+// Command keelson is the one binary: store member, API server, controllers, scheduler, clients, offline tools and benchmarks.
 //
 // Called through a link named etcd, etcdctl or etcdutl it behaves as the subcommand server, ctl or utl.
 package main
@@ -35,11 +35,12 @@ func main() {
 func command() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "keelson",
-		Short:         "A replicated key-value store that speaks etcd",
+		Short:         "A store that speaks etcd, and a control plane that speaks Kubernetes",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(upCommand(), serverCommand(), ctl.Command(), utl.Command(), benchCommand(), versionCommand())
+	root.AddCommand(upCommand(), apiserverCommand(), controllersCommand(), schedulerCommand(), kubectlCommand(),
+		serverCommand(), ctl.Command(), utl.Command(), benchCommand(), versionCommand())
 	return root
 }
 

@@ -1,0 +1,37 @@
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	kubectl "k8s.io/kubectl/pkg/cmd"
+	"k8s.io/kubectl/pkg/cmd/plugin"
+)
+
+// localKubeconfig is where `keelson up` writes the way to its cluster, unless told otherwise.
+const localKubeconfig = "data/kubeconfig"
+
+// kubectlCommand is the real kubectl. Without --kubeconfig and $KUBECONFIG it talks to the cluster of `keelson up` in this
+// directory, if there is one.
+func kubectlCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "kubectl [command]", Short: "The real kubectl", DisableFlagParsing: true,
+		RunE: func(_ *cobra.Command, args []string) error {
+			streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
+			flags := genericclioptions.NewConfigFlags(true).WithDiscoveryBurst(300).WithDiscoveryQPS(50).WithWarningPrinter(streams)
+			if _, err := os.Stat(localKubeconfig); err == nil && os.Getenv("KUBECONFIG") == "" {
+				*flags.KubeConfig = localKubeconfig
+			}
+			c := kubectl.NewDefaultKubectlCommandWithArgs(kubectl.KubectlOptions{
+				PluginHandler: kubectl.NewDefaultPluginHandler(plugin.ValidPluginFilenamePrefixes),
+				Arguments:     append([]string{"kubectl"}, args...),
+				ConfigFlags:   flags,
+				IOStreams:     streams,
+			})
+			c.SetArgs(args)
+			return c.Execute()
+		},
+	}
+}

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+
+	"github.com/keelson-io/keelson/orchestrator/cluster"
+	"github.com/keelson-io/keelson/server/config"
+	"github.com/keelson-io/keelson/server/logging"
+)
+
+// runRole runs something until a signal comes.
+func runRole(logs *config.Log, run func(ctx context.Context, lg *zap.Logger) error) error {
+	lg, closeLog, err := logging.New(*logs)
+	if err != nil {
+		return err
+	}
+	defer closeLog()
+	if err := routeKlog(lg); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	return run(ctx, lg)
+}
+
+// apiFlags are the flags of whatever runs an API server.
+func apiFlags(fs *pflag.FlagSet, a *cluster.API) {
+	fs.StringVar(&a.DataDir, "data-dir", "data", "Directory for certificates, keys and the embedded store.")
+	fs.StringVar(&a.BindAddress, "bind-address", "127.0.0.1", "IP address to listen on.")
+	fs.IntVar(&a.SecurePort, "secure-port", 6443, "Port to serve HTTPS on; 0 is any free one.")
+	fs.StringVar(&a.Kubeconfig, "kubeconfig", "", "File to write the way to reach the API server to (default <data-dir>/kubeconfig).")
+}
+
+// logFlags are the flags about logging.
+func logFlags(fs *pflag.FlagSet) *config.Log {
+	l := &config.Log{Outputs: []string{"stderr"}}
+	fs.StringVar(&l.Level, "log-level", "warn", "What is logged: debug, info, warn or error.")
+	fs.StringVar(&l.Format, "log-format", "console", "How it is logged: json or console.")
+	return l
+}
+
+func apiserverCommand() *cobra.Command {
+	var a cluster.API
+	cmd := &cobra.Command{Use: "apiserver", Short: "Run an API server", Args: cobra.NoArgs}
+	apiFlags(cmd.Flags(), &a)
+	cmd.Flags().StringSliceVar(&a.StoreEndpoints, "store-endpoints", []string{"http://127.0.0.1:2379"}, "Client URLs of a Keelson or etcd cluster.")
+	logs := logFlags(cmd.Flags())
+	cmd.RunE = func(*cobra.Command, []string) error {
+		return runRole(logs, func(ctx context.Context, lg *zap.Logger) error {
+			a.Logger = lg
+			return cluster.Serve(ctx, a)
+		})
+	}
+	return cmd
+}
+
+// workerFlags are the flags of what is a client of the API server.
+func workerFlags(fs *pflag.FlagSet, w *cluster.Worker) {
+	fs.StringVar(&w.Kubeconfig, "kubeconfig", "data/kubeconfig", "How to reach the API server. A file that is not there yet is waited for.")
+	fs.BoolVar(&w.LeaderElect, "leader-elect", true, "Work only while holding a lease, so that several processes can run.")
+}
+
+func controllersCommand() *cobra.Command {
+	var w cluster.Worker
+	var pkiDir string
+	cmd := &cobra.Command{Use: "controllers", Short: "Run the controllers", Args: cobra.NoArgs}
+	workerFlags(cmd.Flags(), &w)
+	cmd.Flags().StringVar(&pkiDir, "pki-dir", "data/pki", "Directory of the cluster's authority, with which certificates are signed.")
+	logs := logFlags(cmd.Flags())
+	cmd.RunE = func(*cobra.Command, []string) error {
+		return runRole(logs, func(ctx context.Context, lg *zap.Logger) error {
+			w.Logger = lg
+			return cluster.RunControllers(ctx, w, pkiDir)
+		})
+	}
+	return cmd
+}
+
+func schedulerCommand() *cobra.Command {
+	var w cluster.Worker
+	var file string
+	cmd := &cobra.Command{Use: "scheduler", Short: "Run the scheduler", Args: cobra.NoArgs}
+	workerFlags(cmd.Flags(), &w)
+	cmd.Flags().StringVar(&file, "config", "", "File of the format of kube-scheduler's configuration.")
+	logs := logFlags(cmd.Flags())
+	cmd.RunE = func(*cobra.Command, []string) error {
+		return runRole(logs, func(ctx context.Context, lg *zap.Logger) error {
+			w.Logger = lg
+			return cluster.RunScheduler(ctx, w, file)
+		})
+	}
+	return cmd
+}

@@ -1,0 +1,190 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+
+	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/orchestrator/cluster/pki"
+	"github.com/keelson-io/keelson/orchestrator/scheduler"
+	"github.com/keelson-io/keelson/orchestrator/scheduler/config"
+	"github.com/keelson-io/keelson/orchestrator/scheduler/plugins"
+)
+
+// Worker says how a client of the API server is run as a process of its own.
+type Worker struct {
+	// Kubeconfig is how to reach the API server. A file that is not there yet is waited for.
+	Kubeconfig string
+	// LeaderElect makes it work only while it holds a lease.
+	LeaderElect bool
+	Logger      *zap.Logger
+}
+
+// Times of the election: who does not renew its lease for leaseDuration has lost it.
+const (
+	leaseDuration = 15 * time.Second
+	renewDeadline = 10 * time.Second
+	retryPeriod   = 2 * time.Second
+)
+
+// systemNamespace has the leases.
+const systemNamespace = "kube-system"
+
+var errLeaseLost = errors.New("cluster: the lease was lost to another process")
+
+// lead runs something while this process holds the lease of a name. The lease of a process that is gone in order is given
+// back, and one that was never held is taken at once. An API server that cannot be reached is tried again.
+func lead(ctx context.Context, c kubernetes.Interface, name string, lg *zap.Logger, run func(ctx context.Context) error) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("cluster: %w", err)
+	}
+	lock, err := resourcelock.New(resourcelock.LeasesResourceLock, systemNamespace, name, c.CoreV1(), c.CoordinationV1(),
+		resourcelock.ResourceLockConfig{Identity: host + "_" + uuid.NewString()})
+	if err != nil {
+		return fmt.Errorf("cluster: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var result error
+	done, began := make(chan struct{}), false
+	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+		Lock: lock, Name: name, LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod, ReleaseOnCancel: true,
+		Callbacks: leaderelection.LeaderCallbacks{
+			OnStartedLeading: func(ctx context.Context) {
+				began = true
+				defer close(done)
+				lg.Info("leads", zap.String("lease", name))
+				result = run(ctx)
+				cancel()
+			},
+			OnStoppedLeading: func() {},
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("cluster: %w", err)
+	}
+	outer := ctx
+	elector.Run(ctx)
+	if began {
+		<-done
+	}
+	if result == nil && outer.Err() == nil {
+		return errLeaseLost
+	}
+	return result
+}
+
+// config waits for the kubeconfig, and reads it.
+func (w *Worker) config(ctx context.Context) (*rest.Config, error) {
+	t := time.NewTicker(200 * time.Millisecond)
+	defer t.Stop()
+	for told := false; ; {
+		_, err := os.Stat(w.Kubeconfig)
+		if err == nil {
+			break
+		}
+		if !told {
+			w.Logger.Warn("waiting for the kubeconfig", zap.String("file", w.Kubeconfig), zap.Error(err))
+			told = true
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	c, err := clientcmd.BuildConfigFromFlags("", w.Kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("cluster: %w", err)
+	}
+	c.QPS = -1
+	c.ContentType, c.AcceptContentTypes = protobuf, protobuf+",application/json"
+	return c, nil
+}
+
+const protobuf = "application/vnd.kubernetes.protobuf"
+
+// run runs a role: behind a lease, if so wanted.
+func (w *Worker) run(ctx context.Context, name string, role func(ctx context.Context, c *rest.Config) error) error {
+	c, err := w.config(ctx)
+	if err != nil {
+		return ended(ctx, err)
+	}
+	if !w.LeaderElect {
+		return role(ctx, c)
+	}
+	client, err := kubernetes.NewForConfig(rest.AddUserAgent(c, name+"-lease"))
+	if err != nil {
+		return err
+	}
+	return lead(ctx, client, name, w.Logger, func(ctx context.Context) error { return role(ctx, c) })
+}
+
+// RunControllers runs the controllers until the context ends. With a directory of an authority they sign certificates.
+func RunControllers(ctx context.Context, w Worker, pkiDir string) error {
+	return w.run(ctx, "keelson-controllers", func(ctx context.Context, c *rest.Config) error {
+		cfg := Control{CA: c.CAData, PodRange: netip.MustParsePrefix(podRange), Logger: w.Logger.Named("controllers")}
+		if _, err := os.Stat(pkiDir); err == nil {
+			s, err := pki.Open(pkiDir, time.Now)
+			if err != nil {
+				return err
+			}
+			cfg.Signer = s
+		}
+		return control(ctx, c, cfg)
+	})
+}
+
+// RunScheduler runs the scheduler until the context ends. file is a configuration of kube-scheduler's format, or "".
+func RunScheduler(ctx context.Context, w Worker, file string) error {
+	cfg, err := schedulerConfig(file)
+	if err != nil {
+		return err
+	}
+	return w.run(ctx, "keelson-scheduler", func(ctx context.Context, c *rest.Config) error {
+		return schedule(ctx, c, cfg, w.Logger.Named("scheduler"))
+	})
+}
+
+func schedulerConfig(file string) (*config.Configuration, error) {
+	if file == "" {
+		return config.Default(), nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("cluster: the scheduler's configuration: %w", err)
+	}
+	return config.Parse(b)
+}
+
+// schedule runs a scheduler until the context ends.
+func schedule(ctx context.Context, rc *rest.Config, cfg *config.Configuration, lg *zap.Logger) error {
+	c, err := kubernetes.NewForConfig(rest.AddUserAgent(rc, "keelson-scheduler"))
+	if err != nil {
+		return err
+	}
+	shared := informers.NewSharedInformerFactory(c, 0)
+	s, err := scheduler.New(scheduler.Config{
+		Client: c, Informers: shared, Configuration: cfg, Plugin: pluginFactory(), Clock: clock.Real, Logger: lg,
+	})
+	if err != nil {
+		return err
+	}
+	shared.StartWithContext(ctx)
+	defer shared.Shutdown()
+	return ended(ctx, s.Run(ctx))
+}
