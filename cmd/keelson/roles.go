@@ -81,19 +81,3 @@ func controllersCommand() *cobra.Command {
 	}
 	return cmd
 }
-
-func schedulerCommand() *cobra.Command {
-	var w cluster.Worker
-	var file string
-	cmd := &cobra.Command{Use: "scheduler", Short: "Run the scheduler", Args: cobra.NoArgs}
-	workerFlags(cmd.Flags(), &w)
-	cmd.Flags().StringVar(&file, "config", "", "File of the format of kube-scheduler's configuration.")
-	logs := logFlags(cmd.Flags())
-	cmd.RunE = func(*cobra.Command, []string) error {
-		return runRole(logs, func(ctx context.Context, lg *zap.Logger) error {
-			w.Logger = lg
-			return cluster.RunScheduler(ctx, w, file)
-		})
-	}
-	return cmd
-}

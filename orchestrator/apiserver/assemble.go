@@ -15,7 +15,6 @@ import (
 	"github.com/keelson-io/keelson/orchestrator/apiserver/admission/webhook"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/audit"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/identity"
-	"github.com/keelson-io/keelson/orchestrator/apiserver/patch"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/request"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/rights"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/verbs"
@@ -33,6 +32,8 @@ type API struct {
 	chain   *admission.Chain
 	types   func() (managedfields.TypeConverter, error)
 	ready   *readiness
+	builtin []*verbs.Resource
+	custom  *custom
 }
 
 // New makes an API server. It serves requests at once, but knows rights only after Run has begun.
@@ -56,7 +57,13 @@ func New(cfg Config) (*API, error) {
 	if a.chain, err = a.admission(authorizer); err != nil {
 		return nil, err
 	}
-	a.serveKinds(cfg.Kinds)
+	for _, k := range cfg.Kinds {
+		a.builtin = append(a.builtin, a.resource(k, a.types))
+	}
+	s.table.Store(newTable(a.builtin))
+	if a.custom, err = newCustom(a); err != nil {
+		return nil, err
+	}
 	tokens, issuer := a.tokens()
 	r := &reviews{tokens: tokens, audiences: cfg.Audiences, authorizer: authorizer, policy: a.policy, issuer: issuer}
 	for p, do := range r.parts() {
@@ -74,17 +81,6 @@ func New(cfg Config) (*API, error) {
 // objects reads what the server serves.
 func (s *Server) objects() Objects { return Objects{func() *table { return s.table.Load() }} }
 
-// serveKinds makes these the kinds that are served.
-func (a *API) serveKinds(all []*kinds.Kind) {
-	resources := make([]*verbs.Resource, len(all))
-	for i, k := range all {
-		resources[i] = &verbs.Resource{
-			Kind: k, Objects: a.cfg.Store.Collection(k), Patcher: patch.New(k, a.types), Admission: a.chain, Clock: a.cfg.Clock,
-		}
-	}
-	a.server.table.Store(newTable(resources))
-}
-
 // defaultTolerationSeconds is how long pods stay on a node that is not ready, unless they say otherwise.
 const defaultTolerationSeconds = 300
 
@@ -92,7 +88,7 @@ const defaultTolerationSeconds = 300
 func (a *API) admission(authorizer rights.Authorizer) (*admission.Chain, error) {
 	served := match.Served(func() []*kinds.Kind { return a.objects.table().kinds })
 	mutating, validating := webhook.New(webhook.Config{
-		Lookup: a.objects, Versions: served, Authorizer: authorizer, Registerer: a.cfg.Registry, Logger: a.cfg.Logger, Clock: a.cfg.Clock,
+		Lookup: a.objects, Versions: served, Resolver: services{a.objects}, Authorizer: authorizer, Registerer: a.cfg.Registry, Logger: a.cfg.Logger, Clock: a.cfg.Clock,
 	})
 	mutators, validators := policy.New(policy.Config{
 		Lookup: a.objects, Kinds: a.objects, Versions: served, Authorizer: authorizer, Types: schemas{a.types}, Registerer: a.cfg.Registry, Clock: a.cfg.Clock,

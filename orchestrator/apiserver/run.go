@@ -28,15 +28,21 @@ func (a *API) Run(ctx context.Context, started func()) error {
 	go func() { _, _ = a.types() }() // takes a moment, and the first write needs it
 	a.ready.expect("poststarthook/bootstrap")
 	synced := a.follow(ctx, &wg)
+	a.ready.expect("poststarthook/crd-informer-synced")
+	wg.Go(func() { a.custom.manager.Run(ctx) })
+	defer a.custom.webhook.Close()
 	if err := a.bootstrap(ctx); err != nil {
 		return fmt.Errorf("apiserver: the objects that every cluster has: %w", err)
 	}
 	a.ready.done("poststarthook/bootstrap")
-	select {
-	case <-synced:
-	case <-ctx.Done():
-		return nil
+	for _, done := range []<-chan struct{}{synced, a.custom.manager.Ready()} {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return nil
+		}
 	}
+	a.ready.done("poststarthook/crd-informer-synced")
 	started()
 	<-ctx.Done()
 	return nil

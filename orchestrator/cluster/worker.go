@@ -10,18 +10,13 @@ import (
 
 	"github.com/google/uuid"
 	"go.uber.org/zap"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
-	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/orchestrator/cluster/pki"
-	"github.com/keelson-io/keelson/orchestrator/scheduler"
-	"github.com/keelson-io/keelson/orchestrator/scheduler/config"
-	"github.com/keelson-io/keelson/orchestrator/scheduler/plugins"
 )
 
 // Worker says how a client of the API server is run as a process of its own.
@@ -147,44 +142,4 @@ func RunControllers(ctx context.Context, w Worker, pkiDir string) error {
 		}
 		return control(ctx, c, cfg)
 	})
-}
-
-// RunScheduler runs the scheduler until the context ends. file is a configuration of kube-scheduler's format, or "".
-func RunScheduler(ctx context.Context, w Worker, file string) error {
-	cfg, err := schedulerConfig(file)
-	if err != nil {
-		return err
-	}
-	return w.run(ctx, "keelson-scheduler", func(ctx context.Context, c *rest.Config) error {
-		return schedule(ctx, c, cfg, w.Logger.Named("scheduler"))
-	})
-}
-
-func schedulerConfig(file string) (*config.Configuration, error) {
-	if file == "" {
-		return config.Default(), nil
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("cluster: the scheduler's configuration: %w", err)
-	}
-	return config.Parse(b)
-}
-
-// schedule runs a scheduler until the context ends.
-func schedule(ctx context.Context, rc *rest.Config, cfg *config.Configuration, lg *zap.Logger) error {
-	c, err := kubernetes.NewForConfig(rest.AddUserAgent(rc, "keelson-scheduler"))
-	if err != nil {
-		return err
-	}
-	shared := informers.NewSharedInformerFactory(c, 0)
-	s, err := scheduler.New(scheduler.Config{
-		Client: c, Informers: shared, Configuration: cfg, Plugin: pluginFactory(), Clock: clock.Real, Logger: lg,
-	})
-	if err != nil {
-		return err
-	}
-	shared.StartWithContext(ctx)
-	defer shared.Shutdown()
-	return ended(ctx, s.Run(ctx))
 }
