@@ -17,11 +17,17 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"sigs.k8s.io/yaml"
 
 	"github.com/keelson-io/keelson/client"
 	"github.com/keelson-io/keelson/orchestrator/apiserver"
@@ -217,4 +223,83 @@ func TestNegotiation(t *testing.T) {
 		require.Equal(t, test.code, code, "%+v", test)
 		require.Equal(t, test.answer, answer, "%+v", test)
 	}
+}
+
+const widgets = `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: widgets.example.com}
+spec:
+  group: example.com
+  scope: Namespaced
+  names: {plural: widgets, singular: widget, kind: Widget, listKind: WidgetList, shortNames: [wd]}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    subresources: {status: {}}
+    schema:
+      openAPIV3Schema:
+        type: object
+        properties:
+          spec:
+            type: object
+            properties:
+              size: {type: integer, default: 3}
+            x-kubernetes-validations: [{rule: "self.size < 10", message: too large}]
+          status: {type: object, x-kubernetes-preserve-unknown-fields: true}
+`
+
+func TestCustomResources(t *testing.T) {
+	config := start(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	c := config(adminToken)
+	hc, err := rest.HTTPClientFor(c)
+	require.NoError(t, err)
+	t.Cleanup(hc.CloseIdleConnections)
+	dyn, err := dynamic.NewForConfigAndClient(c, hc)
+	require.NoError(t, err)
+	crds := dyn.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
+	def := &unstructured.Unstructured{}
+	require.NoError(t, yaml.Unmarshal([]byte(widgets), &def.Object))
+	_, err = crds.Create(ctx, def, metav1.CreateOptions{})
+	require.NoError(t, err)
+	objects := dyn.Resource(schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "widgets"}).Namespace("default")
+	object := func(name string, spec map[string]any) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "example.com/v1", "kind": "Widget", "metadata": map[string]any{"name": name}, "spec": spec,
+		}}
+	}
+	require.Eventually(t, func() bool {
+		_, err = objects.Create(ctx, object("a", map[string]any{}), metav1.CreateOptions{})
+		return err == nil
+	}, 10*time.Second, 20*time.Millisecond, "%v", err)
+	got, err := objects.Get(ctx, "a", metav1.GetOptions{})
+	require.NoError(t, err)
+	size, _, _ := unstructured.NestedInt64(got.Object, "spec", "size")
+	require.EqualValues(t, 3, size)
+	_, err = objects.Create(ctx, object("b", map[string]any{"size": int64(11)}), metav1.CreateOptions{})
+	require.True(t, apierrors.IsInvalid(err), "%v", err)
+	require.ErrorContains(t, err, "too large")
+	applied, err := objects.Apply(ctx, "c", object("c", map[string]any{"size": int64(5)}), metav1.ApplyOptions{FieldManager: "me"})
+	require.NoError(t, err)
+	require.Len(t, applied.GetManagedFields(), 1)
+	_, err = objects.Apply(ctx, "c", object("c", map[string]any{"size": int64(6)}), metav1.ApplyOptions{FieldManager: "you"})
+	require.True(t, apierrors.IsConflict(err), "%v", err)
+
+	disco, err := discovery.NewDiscoveryClientForConfigAndClient(c, hc)
+	require.NoError(t, err)
+	list, err := disco.ServerResourcesForGroupVersion("example.com/v1")
+	require.NoError(t, err)
+	require.Len(t, list.APIResources, 2) // widgets, widgets/status
+	paths, err := disco.OpenAPIV3().Paths()
+	require.NoError(t, err)
+	require.Contains(t, paths, "apis/example.com/v1")
+
+	require.NoError(t, crds.Delete(ctx, "widgets.example.com", metav1.DeleteOptions{}))
+	require.Eventually(t, func() bool {
+		_, err := objects.List(ctx, metav1.ListOptions{})
+		return apierrors.IsNotFound(err)
+	}, 10*time.Second, 20*time.Millisecond)
 }

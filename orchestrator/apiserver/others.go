@@ -18,6 +18,7 @@ import (
 
 	"github.com/keelson-io/keelson/orchestrator/apiserver/discovery"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/identity"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/openapi"
 )
 
 // Version is the version of Kubernetes whose API is served.
@@ -53,6 +54,10 @@ func (a *API) others() (http.Handler, error) {
 	mux.Handle("/api/", documents)
 	mux.Handle("/apis", documents)
 	mux.Handle("/apis/", documents)
+	schemas := openapi.New(a.cfg.Kinds, virtual(), a.custom.described)
+	for _, p := range []string{"/openapi/v2", "/openapi/v3", "/openapi/v3/"} {
+		mux.Handle(p, schemas)
+	}
 	mux.HandleFunc("/version", serveVersion)
 	mux.HandleFunc("/version/", serveVersion)
 	for _, p := range []string{"/healthz", "/livez", "/readyz"} {
