@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -33,7 +34,7 @@ func certificatesKinds() []*Kind {
 		NewList: func() runtime.Object { return &certificatesv1.CertificateSigningRequestList{} },
 
 		Lifecycle:    Lifecycle{Unconditional: true},
-		Subresources: []Subresource{{Name: "approval", Kind: gvk, Verbs: []string{"get", "patch", "update"}}},
+		Subresources: []Subresource{partOf(Subresource{Name: "approval", Kind: gvk, Verbs: []string{"get", "patch", "update"}}, updateApproval, validateApproval)},
 		FieldNames:   []string{signerNameField},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn,
@@ -44,6 +45,15 @@ func certificatesKinds() []*Kind {
 			textColumn("Condition", certificatesv1.CertificateSigningRequestStatus{}.SwaggerDoc()["conditions"]),
 		},
 	}, Rules[*certificatesv1.CertificateSigningRequest]{
+		Requested: func(o *certificatesv1.CertificateSigningRequest, by authenticationv1.UserInfo) {
+			o.Spec.Username, o.Spec.UID, o.Spec.Groups, o.Spec.Extra = by.Username, by.UID, by.Groups, nil
+			if len(by.Extra) > 0 {
+				o.Spec.Extra = make(map[string]certificatesv1.ExtraValue, len(by.Extra))
+			}
+			for k, v := range by.Extra {
+				o.Spec.Extra[k] = certificatesv1.ExtraValue(v)
+			}
+		},
 		Update:   func(o, old *certificatesv1.CertificateSigningRequest) { old.Spec.DeepCopyInto(&o.Spec) },
 		Ratchets: true,
 		Validate: func(o *certificatesv1.CertificateSigningRequest) field.ErrorList { return validateRequest(o, nil) },
@@ -56,6 +66,7 @@ func certificatesKinds() []*Kind {
 			keepConditions(o, old, certificatesv1.CertificateApproved)
 			keepConditions(o, old, certificatesv1.CertificateDenied)
 		},
+		Stamp: stampConditions,
 		ValidateStatus: func(o, old *certificatesv1.CertificateSigningRequest) field.ErrorList {
 			return validateRequestUpdate(o, old, false, true)
 		},
@@ -66,23 +77,20 @@ func certificatesKinds() []*Kind {
 	})}
 }
 
-// UpdateApproval prepares a request whose subresource approval was changed: it is its conditions alone that may differ. New
-// conditions get the time.
-func UpdateApproval(o, old *certificatesv1.CertificateSigningRequest, now metav1.Time) {
-	StampConditions(o, old, now)
+// updateApproval allows conditions alone to differ.
+func updateApproval(o, old *certificatesv1.CertificateSigningRequest) {
 	conditions := o.Status.Conditions
 	old.Spec.DeepCopyInto(&o.Spec)
 	old.Status.DeepCopyInto(&o.Status)
 	o.Status.Conditions = conditions
 }
 
-// ValidateApproval returns what is wrong with a request whose subresource approval was changed.
-func ValidateApproval(o, old *certificatesv1.CertificateSigningRequest) field.ErrorList {
+func validateApproval(o, old *certificatesv1.CertificateSigningRequest) field.ErrorList {
 	return validateRequestUpdate(o, old, true, false)
 }
 
-// StampConditions gives the time to conditions of a request that have none.
-func StampConditions(o, old *certificatesv1.CertificateSigningRequest, now metav1.Time) {
+// stampConditions gives the time to conditions of a request that have none.
+func stampConditions(o, old *certificatesv1.CertificateSigningRequest, now metav1.Time) {
 	for i := range o.Status.Conditions {
 		c := &o.Status.Conditions[i]
 		if c.LastUpdateTime.IsZero() {

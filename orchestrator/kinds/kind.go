@@ -3,6 +3,7 @@ package kinds
 import (
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -66,6 +67,8 @@ type Strategy struct {
 	// Create prepares an object for its creation after it was defaulted: it drops what users may not set. Status and
 	// generation are done for every kind.
 	Create func(o Object)
+	// Requested notes in a new object who asked for it, whatever it says.
+	Requested func(o Object, by authenticationv1.UserInfo)
 	// Update prepares an object for an update: it carries over what users may not change. Status and generation are done
 	// for every kind.
 	Update func(o, old Object)
@@ -87,6 +90,8 @@ type Strategy struct {
 	// UpdateStatus and ValidateStatus are Update and ValidateUpdate for the subresource status.
 	UpdateStatus   func(o, old Object)
 	ValidateStatus func(o, old Object) field.ErrorList
+	// Stamp gives the time to what has changed, after UpdateStatus, and after the Prepare of a Subresource.
+	Stamp func(o, old Object, now metav1.Time)
 
 	// Fields are the selectable fields beside metadata.name and metadata.namespace, by their path.
 	Fields func(o Object) map[string]string

@@ -3,6 +3,8 @@ package kinds
 import (
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -10,6 +12,7 @@ import (
 type Rules[T Object] struct {
 	Default        func(o T)
 	Create         func(o T)
+	Requested      func(o T, by authenticationv1.UserInfo)
 	Update         func(o, old T)
 	Delete         func(o T)
 	Validate       func(o T) field.ErrorList
@@ -19,6 +22,7 @@ type Rules[T Object] struct {
 	Spec, Status   func(o T) any           // a pointer into o
 	UpdateStatus   func(o, old T)
 	ValidateStatus func(o, old T) field.ErrorList
+	Stamp          func(o, old T, now metav1.Time)
 	Fields         func(o T) map[string]string
 	Row            func(o T, now time.Time) []any
 	Grace          func(o T, asked *int64) *int64
@@ -32,6 +36,12 @@ func with[T Object](k Kind, r Rules[T]) *Kind {
 	k.Update, k.UpdateStatus = two(r.Update), two(r.UpdateStatus)
 	k.ValidateUpdate, k.ValidateStatus = compared(r.ValidateUpdate), compared(r.ValidateStatus)
 	k.Spec, k.Status = part(r.Spec), part(r.Status)
+	if f := r.Requested; f != nil {
+		k.Requested = func(o Object, by authenticationv1.UserInfo) { f(o.(T), by) }
+	}
+	if f := r.Stamp; f != nil {
+		k.Stamp = func(o, old Object, now metav1.Time) { f(o.(T), old.(T), now) }
+	}
 	if f := r.Warnings; f != nil {
 		k.Warnings = func(o, old Object) []string {
 			before, _ := old.(T)

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/keelson-io/keelson/orchestrator/apiserver/admission"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/request"
 	"github.com/keelson-io/keelson/orchestrator/kinds"
 	"github.com/keelson-io/keelson/orchestrator/objectstore"
 )
@@ -48,6 +50,21 @@ func (r *Resource) Create(ctx context.Context, t *Target, o kinds.Object) (*obje
 	}
 }
 
+// requester is the user of a request as objects name one.
+func requester(u *request.User) (by authenticationv1.UserInfo) {
+	if u == nil {
+		return by
+	}
+	by.Username, by.UID, by.Groups = u.Name, u.UID, u.Groups
+	if len(u.Extra) > 0 {
+		by.Extra = make(map[string]authenticationv1.ExtraValue, len(u.Extra))
+	}
+	for k, v := range u.Extra {
+		by.Extra[k] = v
+	}
+	return by
+}
+
 func (r *Resource) create(ctx context.Context, t *Target, o kinds.Object) (*objectstore.Item, error) {
 	r.applyDefaults(o)
 	fillNew(r.Kind, o, r.Clock.Now())
@@ -57,6 +74,9 @@ func (r *Resource) create(ctx context.Context, t *Target, o kinds.Object) (*obje
 	}
 	if r.Kind.Create != nil {
 		r.Kind.Create(o)
+	}
+	if r.Kind.Requested != nil {
+		r.Kind.Requested(o, requester(t.User))
 	}
 	if !t.tracked {
 		if o, err = r.track(t, nil, o); err != nil {

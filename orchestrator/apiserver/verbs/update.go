@@ -3,8 +3,10 @@ package verbs
 import (
 	"context"
 	"errors"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/keelson-io/keelson/orchestrator/apiserver/admission"
@@ -69,6 +71,7 @@ func (r *Resource) prepare(t *Target, o, current kinds.Object) kinds.Object {
 	carryOver(o, current)
 	if s := r.Kind.Subresource(t.Subresource); s != nil && s.Prepare != nil {
 		s.Prepare(o, current)
+		r.stamp(o, current)
 		countGeneration(r.Kind, o, current)
 		return o
 	}
@@ -87,7 +90,15 @@ func (r *Resource) prepareStatus(o, current kinds.Object) kinds.Object {
 	if r.Kind.UpdateStatus != nil {
 		r.Kind.UpdateStatus(o, current)
 	}
+	r.stamp(o, current)
 	return o
+}
+
+// stamp gives the time to what has changed in an object.
+func (r *Resource) stamp(o, current kinds.Object) {
+	if r.Kind.Stamp != nil {
+		r.Kind.Stamp(o, current, metav1.Time{Time: r.Clock.Now().Truncate(time.Second)})
+	}
 }
 
 // change runs make on the current object until its result is stored, or removes the object if nothing holds it any more.
