@@ -5,9 +5,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	generated "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"github.com/keelson-io/keelson/orchestrator/kinds"
@@ -83,15 +81,8 @@ func ref(s spec.Schema) string {
 	return s.Ref.String()
 }
 
-// Server-side apply must be able to read the schemas.
-func TestSchemasForApply(t *testing.T) {
-	all := Schemas(kindsOf(t, embedded)[0], false)
-	for name, d := range generated.GetOpenAPIDefinitions(func(name string) spec.Ref { return spec.MustCreateRef(components + name) }) {
-		if strings.HasPrefix(name, metaPackage) {
-			all[name] = &d.Schema
-		}
-	}
-	types, err := managedfields.NewTypeConverter(all, false)
+func TestTypeConverter(t *testing.T) {
+	types, err := TypeConverter(kindsOf(t, embedded)...)
 	require.NoError(t, err)
 	read := func(parts string) error {
 		_, err := types.ObjectToTyped(object(t, "apiVersion: example.com/v1\nkind: Box\nmetadata: {name: a, labels: {a: b}}\nspec: {parts: "+parts+"}"))
@@ -99,4 +90,24 @@ func TestSchemasForApply(t *testing.T) {
 	}
 	require.NoError(t, read("[{name: a}, {name: b}]"))
 	require.ErrorContains(t, read("[{name: a}, {name: a}]"), "duplicate entries for key [name=\"a\"]")
+
+	types, err = TypeConverter(kindsOf(t, widgets)...)
+	require.NoError(t, err)
+	for _, version := range []string{"v1", "v1beta1"} {
+		_, err = types.ObjectToTyped(object(t, "apiVersion: example.com/"+version+"\nkind: Widget\nmetadata: {name: a}\nspec: {color: red}"))
+		require.NoError(t, err)
+	}
+	types, err = TypeConverter(&kinds.Kind{GroupVersionKind: schema.GroupVersionKind{Group: "example.com", Version: "v1", Kind: "Thing"}})
+	require.NoError(t, err)
+	_, err = types.ObjectToTyped(object(t, "apiVersion: example.com/v1\nkind: Thing\nmetadata: {name: a}\nwhatever: [{a: b}]"))
+	require.NoError(t, err)
+}
+
+func BenchmarkTypeConverter(b *testing.B) {
+	all := kindsOf(b, widgets)
+	for b.Loop() {
+		if _, err := TypeConverter(all...); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
