@@ -23,8 +23,8 @@ type Resource struct {
 	Schema *apiextensions.JSONSchemaProps
 }
 
-// Custom returns the custom resources that are served now. It is called for every request. A resource whose two pointers
-// are those of the last time has not changed.
+// Custom returns the custom resources that are served now. It is called for every request, from many goroutines. A resource
+// whose two pointers are those of the last time has not changed.
 type Custom func() []Resource
 
 // CustomDefinitions returns what Definitions returns, for custom resources.

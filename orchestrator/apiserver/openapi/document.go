@@ -3,7 +3,10 @@ package openapi
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
+	"strings"
 
 	openapi2 "github.com/google/gnostic-models/openapiv2"
 	openapi3 "github.com/google/gnostic-models/openapiv3"
@@ -51,14 +54,14 @@ func (c *content) build() (*builder, error) {
 			return nil, fmt.Errorf("openapi: %s: %w", r.Kind.GroupVersionKind, err)
 		}
 	}
-	for gv := range c.versions() {
-		b.discovery(gv)
+	for _, gv := range c.versions() {
+		b.version(gv)
 	}
 	return b, nil
 }
 
 // versions are those that the document describes.
-func (c *content) versions() sets.Set[schema.GroupVersion] {
+func (c *content) versions() []schema.GroupVersion {
 	all := sets.New[schema.GroupVersion]()
 	for _, k := range c.kinds {
 		all.Insert(k.GroupVersion())
@@ -69,7 +72,7 @@ func (c *content) versions() sets.Set[schema.GroupVersion] {
 	for _, r := range c.custom {
 		all.Insert(r.Kind.GroupVersion())
 	}
-	return all
+	return slices.SortedFunc(maps.Keys(all), func(a, b schema.GroupVersion) int { return strings.Compare(a.String(), b.String()) })
 }
 
 var (

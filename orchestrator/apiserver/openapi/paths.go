@@ -84,8 +84,9 @@ func (b *builder) resource(r *resource) {
 	}
 }
 
-// discovery adds the path at which a version's resources are listed.
-func (b *builder) discovery(gv schema.GroupVersion) {
+// version adds what every version has: the path at which its resources are listed, and the events of watches.
+func (b *builder) version(gv schema.GroupVersion) {
+	b.types.addKind(gv.WithKind("WatchEvent"), reflect.TypeFor[metav1.WatchEvent]())
 	list := b.types.add(reflect.TypeFor[metav1.APIResourceList]())
 	op := newOperation(gv)
 	op.ID, op.Description, op.Produces = "get"+groupName(gv)+"APIResources", "get the resources that there are", mediaTypes

@@ -247,8 +247,8 @@ func merged(p *spec.Schema, f schema.StructField) {
 	if f.Default != nil {
 		p.Default = jsonValue(f.Default)
 	}
-	if r := f.Type.ElementRelationship; r != nil && *r == schema.Atomic {
-		p.AddExtension("x-kubernetes-map-type", "atomic")
+	if r := f.Type.ElementRelationship; r != nil { // not that of the type referred to
+		p.AddExtension("x-kubernetes-map-type", map[schema.ElementRelationship]string{schema.Atomic: "atomic", schema.Separable: "granular"}[*r])
 	}
 	if m := f.Type.Inlined.Map; m != nil && m.ElementRelationship == schema.Atomic {
 		p.AddExtension("x-kubernetes-map-type", "atomic")
