@@ -136,8 +136,8 @@ func validatePersistentVolumeClaimStatus(o, _ *corev1.PersistentVolumeClaim) fie
 	})
 	at := field.NewPath("status", "allocatedResourceStatuses")
 	known := []corev1.ClaimResourceStatus{
-		corev1.PersistentVolumeClaimControllerResizeInfeasible, corev1.PersistentVolumeClaimControllerResizeInProgress,
-		corev1.PersistentVolumeClaimNodeResizeInfeasible, corev1.PersistentVolumeClaimNodeResizeInProgress, corev1.PersistentVolumeClaimNodeResizePending,
+		corev1.PersistentVolumeClaimControllerResizeInProgress, corev1.PersistentVolumeClaimControllerResizeInfeasible,
+		corev1.PersistentVolumeClaimNodeResizeInProgress, corev1.PersistentVolumeClaimNodeResizeInfeasible, corev1.PersistentVolumeClaimNodeResizePending,
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.Status.AllocatedResourceStatuses)) {
 		p.claimResource(at, name)

@@ -46,7 +46,7 @@ func (p *problems) nodeStatus(s *corev1.NodeStatus) {
 	check("capacity", s.Capacity)
 	check("allocatable", s.Allocatable)
 	if w := s.NodeInfo.Swap; w != nil && w.Capacity != nil && *w.Capacity <= 0 {
-		p.invalid(field.NewPath("metadata", "nodeSwapStatus", "capacity"), *w.Capacity, "must be greater than 0")
+		p.invalid(field.NewPath("metadata", "nodeSwapStatus", "capacity"), *w.Capacity, "must be greater than zero")
 	}
 	at := field.NewPath("status", "declaredFeatures")
 	for i, f := range s.DeclaredFeatures {

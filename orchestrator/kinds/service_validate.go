@@ -140,6 +140,7 @@ func (p *problems) portNumbers(at *field.Path, o *corev1.Service) {
 		}
 		seen[key] = true
 	}
+	clear(seen)
 	for i, port := range o.Spec.Ports {
 		unique(p, seen, at.Index(i), corev1.ServicePort{Protocol: port.Protocol, Port: port.Port})
 	}
@@ -433,7 +434,7 @@ func warnOfService(o, _ *corev1.Service) (warnings []string) {
 		warnings = append(warnings, utilvalidation.GetWarningsForIP(field.NewPath("spec", "loadBalancerIP"), s.LoadBalancerIP)...)
 	}
 	for i, c := range s.LoadBalancerSourceRanges {
-		warnings = append(warnings, utilvalidation.GetWarningsForCIDR(field.NewPath("spec", "loadBalancerSourceRanges").Index(i), c)...)
+		warnings = append(warnings, utilvalidation.GetWarningsForCIDR(field.NewPath("spec", "loadBalancerSourceRanges").Index(i), strings.TrimSpace(c))...)
 	}
 	if !hasClusterIP(o) && len(s.ExternalIPs) > 0 {
 		warn("spec.externalIPs is ignored when spec.type is %q", corev1.ServiceTypeExternalName)
