@@ -82,6 +82,8 @@ func TestChanges(t *testing.T) {
 	}
 }
 
+var testTime = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
 // process does with an object what a request does. old is nil at a creation.
 func process(k *Kind, o, old Object, status bool) field.ErrorList {
 	if old == nil {
@@ -101,6 +103,9 @@ func process(k *Kind, o, old Object, status bool) field.ErrorList {
 		}
 		if k.UpdateStatus != nil {
 			k.UpdateStatus(o, old)
+		}
+		if k.Stamp != nil {
+			k.Stamp(o, old, metav1.NewTime(testTime))
 		}
 		return k.ValidateStatus(o, old)
 	}
@@ -183,7 +188,7 @@ func requireRow(t *testing.T, k *Kind, o Object, want map[string]string) {
 	if len(want) == 0 {
 		return
 	}
-	cells := k.Row(o, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
+	cells := k.Row(o, testTime)
 	require.Len(t, cells, len(k.Columns))
 	got := map[string]string{}
 	for i, c := range k.Columns {

@@ -31,7 +31,7 @@ func persistentVolumeKind() *Kind {
 		Create: func(o *corev1.PersistentVolume) {
 			o.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: ptr.To(o.CreationTimestamp)}
 		},
-		UpdateStatus: updatePersistentVolumeStatus, Validate: validatePersistentVolume, ValidateUpdate: validatePersistentVolumeUpdate,
+		Stamp: stampPersistentVolume, Validate: validatePersistentVolume, ValidateUpdate: validatePersistentVolumeUpdate,
 		ValidateStatus: validatePersistentVolumeStatus, Warnings: warnOfPersistentVolume,
 		Spec:   func(o *corev1.PersistentVolume) any { return &o.Spec },
 		Status: func(o *corev1.PersistentVolume) any { return &o.Status },
@@ -66,8 +66,8 @@ func defaultPersistentVolume(o *corev1.PersistentVolume) {
 	}
 }
 
-// updatePersistentVolumeStatus notes when the phase changed, unless the request did.
-func updatePersistentVolumeStatus(o, old *corev1.PersistentVolume) {
+// stampPersistentVolume notes when the phase changed, unless the request did.
+func stampPersistentVolume(o, old *corev1.PersistentVolume, now metav1.Time) {
 	s, was := &o.Status, &old.Status
 	switch {
 	case s.Phase == was.Phase:
@@ -75,7 +75,7 @@ func updatePersistentVolumeStatus(o, old *corev1.PersistentVolume) {
 			s.LastPhaseTransitionTime = was.LastPhaseTransitionTime.DeepCopy()
 		}
 	case s.LastPhaseTransitionTime == nil || s.LastPhaseTransitionTime.Equal(was.LastPhaseTransitionTime):
-		s.LastPhaseTransitionTime = ptr.To(metav1.Now())
+		s.LastPhaseTransitionTime = &now
 	}
 }
 
