@@ -7,31 +7,36 @@ import (
 
 // template checks a template of pods.
 func (p *problems) template(at *field.Path, t *corev1.PodTemplateSpec) {
-	p.labels(at.Child("labels"), t.Labels)
 	c := podCheck{spec: &t.Spec}
+	c.labels(at.Child("labels"), t.Labels)
+	c.templateAnnotations(at.Child("annotations"), t.Annotations)
+	c.annotations(at.Child("annotations"), t.Annotations)
 	c.podSpec(at.Child("spec"))
-	p.add(c.list...)
+	c.profilesMatch(at.Child("spec"), &t.ObjectMeta)
 	if len(t.Spec.EphemeralContainers) > 0 {
-		p.forbidden(at.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template")
+		c.forbidden(at.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template")
 	}
-}
-
-// podSpec checks what pods and pod templates have in common.
-func (p *podCheck) podSpec(at *field.Path) {
-	if p.spec.TerminationGracePeriodSeconds == nil {
-		p.required(at.Child("terminationGracePeriodSeconds"), "")
-	}
-	p.containers(at.Child("containers"))
-	p.initContainers(at.Child("initContainers"))
-	p.ephemeralContainers(at.Child("ephemeralContainers"))
-	p.fileEnv(at)
+	p.add(c.list...)
 }
 
 // podMetadataAndSpec checks a pod at its creation and at every change.
 func podMetadataAndSpec(o *corev1.Pod) *podCheck {
-	p := &podCheck{spec: &o.Spec, meta: &o.ObjectMeta}
-	at := field.NewPath("spec")
+	p, at := &podCheck{spec: &o.Spec, meta: &o.ObjectMeta}, field.NewPath("spec")
+	p.annotations(field.NewPath("metadata", "annotations"), o.Annotations)
 	p.podSpec(at)
+	if o.Spec.ServiceAccountName == "" {
+		for i, v := range o.Spec.Volumes {
+			if v.Projected == nil {
+				continue
+			}
+			for j, s := range v.Projected.Sources {
+				if s.ServiceAccountToken != nil {
+					p.forbidden(at.Child("volumes").Index(i).Child("projected", "sources").Index(j).Child("serviceAccountToken"),
+						"must not be specified when serviceAccountName is not set")
+				}
+			}
+		}
+	}
 	if s := o.Spec.TerminationGracePeriodSeconds; s != nil {
 		p.notNegative(at.Child("terminationGracePeriodSeconds"), *s)
 	}
@@ -53,5 +58,6 @@ func validatePod(o *corev1.Pod) field.ErrorList {
 	if o.Spec.NodeName != "" && len(o.Spec.SchedulingGates) > 0 {
 		p.forbidden(at.Child("nodeName"), "cannot be set until all schedulingGates have been cleared")
 	}
+	p.profilesMatch(at, &o.ObjectMeta)
 	return p.list
 }

@@ -2,9 +2,7 @@ package kinds
 
 import (
 	"fmt"
-	"reflect"
 	"strings"
-	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -103,8 +101,8 @@ func (p *podCheck) initContainers(at *field.Path) {
 }
 
 // ephemeralFields are those that an ephemeral container may have.
-var ephemeralFields = sets.New("Name", "Image", "Command", "Args", "WorkingDir", "EnvFrom", "Env", "VolumeMounts", "VolumeDevices",
-	"TerminationMessagePath", "TerminationMessagePolicy", "ImagePullPolicy", "SecurityContext", "Stdin", "StdinOnce", "TTY")
+var ephemeralFields = []string{"Name", "Image", "Command", "Args", "WorkingDir", "EnvFrom", "Env", "VolumeMounts", "VolumeDevices",
+	"TerminationMessagePath", "TerminationMessagePolicy", "ImagePullPolicy", "SecurityContext", "Stdin", "StdinOnce", "TTY"}
 
 func (p *podCheck) ephemeralContainers(at *field.Path) {
 	targets, names := map[string]bool{}, map[string]bool{}
@@ -123,12 +121,7 @@ func (p *podCheck) ephemeralContainers(at *field.Path) {
 		if t := e.TargetContainerName; t != "" && !targets[t] {
 			p.notFound(at.Child("targetContainerName"), t)
 		}
-		v := reflect.ValueOf(e.EphemeralContainerCommon)
-		for j := range v.NumField() {
-			if name := v.Type().Field(j).Name; !ephemeralFields.Has(name) && !v.Field(j).IsZero() {
-				p.forbidden(at.Child(string(unicode.ToLower(rune(name[0])))+name[1:]), unfit)
-			}
-		}
+		p.onlyFields(at, e.EphemeralContainerCommon, unfit, ephemeralFields...)
 		for j, m := range e.VolumeMounts {
 			if m.SubPath != "" {
 				p.forbidden(at.Child("volumeMounts").Index(j).Child("subPath"), unfit)
@@ -151,8 +144,12 @@ func (p *podCheck) container(c *corev1.Container, at *field.Path) {
 	p.ports(c.Ports, at.Child("ports"))
 	p.env(c.Env, at.Child("env"))
 	p.envFrom(c.EnvFrom, at.Child("envFrom"))
-	mustBeOneOf(&p.problems, at.Child("imagePullPolicy"), c.ImagePullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
+	p.mounts(c, at.Child("volumeMounts"))
+	p.devices(c, at.Child("volumeDevices"))
+	p.pullPolicy(at.Child("imagePullPolicy"), c.ImagePullPolicy)
+	p.resources(&c.Resources, at.Child("resources"), p.containerResourceName)
 	p.resizePolicy(c.ResizePolicy, at.Child("resizePolicy"))
+	p.containerSecurity(c.SecurityContext, at.Child("securityContext"))
 }
 
 // imagePadding is checked for pods only, since templates were never checked.

@@ -32,6 +32,13 @@ func (p *problems) upTo255(at *field.Path, n int32) {
 	}
 }
 
+// partition checks the number of a partition. 0 is allowed, although the message says otherwise.
+func (p *problems) partition(at *field.Path, n int32) {
+	if n < 0 || n > 255 {
+		p.invalid(at, n, utilvalidation.InclusiveRangeError(1, 255))
+	}
+}
+
 // noBacksteps refuses paths that leave their directory.
 func (p *problems) noBacksteps(at *field.Path, name string) {
 	if slices.Contains(strings.Split(name, "/"), "..") {
@@ -58,12 +65,12 @@ func (p *problems) localPath(at *field.Path, v *corev1.LocalVolumeSource) {
 
 func (p *problems) gcePersistentDisk(at *field.Path, v *corev1.GCEPersistentDiskVolumeSource) {
 	p.needs(at, "pdName", v.PDName)
-	p.upTo255(at.Child("partition"), v.Partition)
+	p.partition(at.Child("partition"), v.Partition)
 }
 
 func (p *problems) awsElasticBlockStore(at *field.Path, v *corev1.AWSElasticBlockStoreVolumeSource) {
 	p.needs(at, "volumeID", v.VolumeID)
-	p.upTo255(at.Child("partition"), v.Partition)
+	p.partition(at.Child("partition"), v.Partition)
 }
 
 func (p *problems) flocker(at *field.Path, v *corev1.FlockerVolumeSource) {
