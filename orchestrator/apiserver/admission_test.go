@@ -16,7 +16,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/yaml"
 )
 
 // mapRules is about config maps.
@@ -146,4 +152,70 @@ func TestAdmission(t *testing.T) {
 		}}}, metav1.CreateOptions{})
 		require.True(t, apierrors.IsInvalid(err), "%v", err)
 	})
+}
+
+const racks = `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: racks.example.com}
+spec:
+  group: example.com
+  scope: Cluster
+  names: {plural: racks, singular: rack, kind: Rack, listKind: RackList}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema:
+      openAPIV3Schema:
+        type: object
+        properties:
+          units:
+            type: array
+            x-kubernetes-list-type: map
+            x-kubernetes-list-map-keys: [name]
+            items: {type: object, required: [name], properties: {name: {type: string}, height: {type: integer}}}
+`
+
+// TestPolicyOnCustomResource merges a list by its keys, which only the definition's schema tells.
+func TestPolicyOnCustomResource(t *testing.T) {
+	config := start(t)(adminToken)
+	hc, err := rest.HTTPClientFor(config)
+	require.NoError(t, err)
+	t.Cleanup(hc.CloseIdleConnections)
+	dyn, err := dynamic.NewForConfigAndClient(config, hc)
+	require.NoError(t, err)
+	cs, err := kubernetes.NewForConfigAndClient(config, hc)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	def := &unstructured.Unstructured{}
+	require.NoError(t, yaml.Unmarshal([]byte(racks), &def.Object))
+	_, err = dyn.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}).Create(ctx, def, metav1.CreateOptions{})
+	require.NoError(t, err)
+	rules := mapRules("CREATE")
+	rules[0].APIGroups, rules[0].Resources = []string{"example.com"}, []string{"racks"}
+	_, err = cs.AdmissionregistrationV1().MutatingAdmissionPolicies().Create(ctx, &admissionv1.MutatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: admissionv1.MutatingAdmissionPolicySpec{
+		MatchConstraints:   &admissionv1.MatchResources{ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: rules[0]}}},
+		ReinvocationPolicy: admissionv1.NeverReinvocationPolicy, Mutations: []admissionv1.Mutation{{
+			PatchType:          admissionv1.PatchTypeApplyConfiguration,
+			ApplyConfiguration: &admissionv1.ApplyConfiguration{Expression: `Object{units: [Object.units{name: "power", height: 2}]}`},
+		}},
+	}}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	_, err = cs.AdmissionregistrationV1().MutatingAdmissionPolicyBindings().Create(ctx, &admissionv1.MutatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: "b"}, Spec: admissionv1.MutatingAdmissionPolicyBindingSpec{PolicyName: "p"}}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	object := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "example.com/v1", "kind": "Rack", "metadata": map[string]any{"name": "r"}, "units": []any{map[string]any{"name": "server", "height": int64(1)}},
+	}}
+	var made *unstructured.Unstructured
+	require.Eventually(t, func() bool {
+		made, err = dyn.Resource(schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "racks"}).Create(ctx, object, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if err != nil {
+			return false
+		}
+		units, _, _ := unstructured.NestedSlice(made.Object, "units")
+		return len(units) == 2
+	}, 10*time.Second, 20*time.Millisecond, "%v", &err)
+	require.Equal(t, []any{map[string]any{"name": "server", "height": int64(1)}, map[string]any{"name": "power", "height": int64(2)}}, made.Object["units"])
 }

@@ -91,7 +91,7 @@ func (a *API) admission(authorizer rights.Authorizer) (*admission.Chain, error) 
 		Lookup: a.objects, Versions: served, Resolver: services{a.objects}, Authorizer: authorizer, Registerer: a.cfg.Registry, Logger: a.cfg.Logger, Clock: a.cfg.Clock,
 	})
 	mutators, validators := policy.New(policy.Config{
-		Lookup: a.objects, Kinds: a.objects, Versions: served, Authorizer: authorizer, Types: schemas{a.types}, Registerer: a.cfg.Registry, Clock: a.cfg.Clock,
+		Lookup: a.objects, Kinds: a.objects, Versions: served, Authorizer: authorizer, Types: a.objects, Registerer: a.cfg.Registry, Clock: a.cfg.Clock,
 	})
 	security, err := admission.NewPodSecurity(a.objects, a.cfg.Registry)
 	if err != nil {

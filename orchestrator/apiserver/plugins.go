@@ -6,10 +6,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
-	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/keelson-io/keelson/orchestrator/apiserver/admission"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/patch"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/rights"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/verbs"
 	"github.com/keelson-io/keelson/orchestrator/kinds"
 )
 
@@ -46,9 +47,17 @@ func (r *restriction) Validate(ctx context.Context, a *admission.Attributes) err
 
 // ByKind implements admission.KindFinder.
 func (o Objects) ByKind(k schema.GroupVersionKind) *kinds.Kind {
-	for _, one := range o.table().kinds {
-		if one.GroupVersionKind == k {
-			return one
+	if r := o.table().byKind(k); r != nil {
+		return r.Kind
+	}
+	return nil
+}
+
+// byKind returns what serves a kind, nil if nothing does.
+func (t *table) byKind(k schema.GroupVersionKind) *verbs.Resource {
+	for _, r := range t.resources {
+		if r.Kind.GroupVersionKind == k {
+			return r
 		}
 	}
 	return nil
@@ -63,19 +72,18 @@ func (o Objects) SetUsed(ctx context.Context, q *corev1.ResourceQuota) (*corev1.
 	return admission.StoredQuotas{Objects: c}.SetUsed(ctx, q)
 }
 
-// schemas is the policy.TypeConverters of the built-in kinds. Of others it deduces what it can from objects.
-type schemas struct {
-	builtin func() (managedfields.TypeConverter, error)
-}
-
 // TypeConverter implements policy.TypeConverters.
-func (s schemas) TypeConverter(k schema.GroupVersionKind) managedfields.TypeConverter {
-	if !scheme.Scheme.Recognizes(k) {
-		return managedfields.NewDeducedTypeConverter()
-	}
-	c, err := s.builtin()
-	if err != nil {
+func (o Objects) TypeConverter(k schema.GroupVersionKind) managedfields.TypeConverter {
+	r := o.table().byKind(k)
+	if r == nil {
 		return nil
 	}
-	return c
+	p, ok := r.Patcher.(*patch.Patcher)
+	if !ok {
+		return nil
+	}
+	if c, err := p.Types(); err == nil {
+		return c
+	}
+	return nil
 }

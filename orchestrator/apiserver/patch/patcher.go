@@ -34,6 +34,9 @@ func New(k *kinds.Kind, types func() (managedfields.TypeConverter, error)) *Patc
 	return &Patcher{kind: k, types: types, managers: map[string]*managedfields.FieldManager{}}
 }
 
+// Types describes the fields of the kind's objects.
+func (p *Patcher) Types() (managedfields.TypeConverter, error) { return p.types() }
+
 // manager returns the field manager of a subresource.
 func (p *Patcher) manager(subresource string) (*managedfields.FieldManager, error) {
 	p.mu.Lock()
