@@ -47,10 +47,11 @@ func jobKind() *Kind {
 	}, Rules[*batchv1.Job]{
 		Default: defaultJob,
 		Create: func(o *batchv1.Job) {
-			prepareTemplate(&o.Spec.Template)
+			prepareJobTemplate(&o.Spec)
 			selectJobPods(o)
 		},
-		Update:   func(o, _ *batchv1.Job) { prepareTemplate(&o.Spec.Template) },
+		Update:   func(o, _ *batchv1.Job) { prepareJobTemplate(&o.Spec) },
+		Ratchets: true, Validate: validateJob, ValidateUpdate: validateJobUpdate, ValidateStatus: validateJobStatus,
 		Warnings: func(o, old *batchv1.Job) []string { return podNameWarnings(o, old == nil) },
 		Spec:     func(o *batchv1.Job) any { return &o.Spec }, Status: func(o *batchv1.Job) any { return &o.Status },
 		Fields: func(o *batchv1.Job) map[string]string {
@@ -63,6 +64,12 @@ func jobKind() *Kind {
 			}
 		},
 	})
+}
+
+// prepareJobTemplate drops what there is in no version of Kubernetes that is not experimental.
+func prepareJobTemplate(s *batchv1.JobSpec) {
+	prepareTemplate(&s.Template)
+	s.Scheduling = nil
 }
 
 func defaultJob(o *batchv1.Job) {
@@ -190,8 +197,8 @@ func cronJobKind() *Kind {
 			ageColumn,
 		}, podsColumns(batchv1.JobSpec{}.SwaggerDoc()["selector"])...),
 	}, Rules[*batchv1.CronJob]{
-		Create: func(o *batchv1.CronJob) { prepareTemplate(&o.Spec.JobTemplate.Spec.Template) },
-		Update: func(o, _ *batchv1.CronJob) { prepareTemplate(&o.Spec.JobTemplate.Spec.Template) },
+		Create: func(o *batchv1.CronJob) { prepareJobTemplate(&o.Spec.JobTemplate.Spec) },
+		Update: func(o, _ *batchv1.CronJob) { prepareJobTemplate(&o.Spec.JobTemplate.Spec) },
 		Default: func(o *batchv1.CronJob) {
 			defaultJobSpec(&o.Spec.JobTemplate.Spec)
 			fillZero(&o.Spec.ConcurrencyPolicy, batchv1.AllowConcurrent)
@@ -199,6 +206,7 @@ func cronJobKind() *Kind {
 			fill(&o.Spec.SuccessfulJobsHistoryLimit, defaultKeptSucceeded)
 			fill(&o.Spec.FailedJobsHistoryLimit, defaultKeptFailed)
 		},
+		Ratchets: true, Validate: validateCronJob, ValidateUpdate: validateCronJobUpdate,
 		Warnings: cronJobWarnings,
 		Spec:     func(o *batchv1.CronJob) any { return &o.Spec }, Status: func(o *batchv1.CronJob) any { return &o.Status },
 		Row: func(o *batchv1.CronJob, now time.Time) []any {
