@@ -57,9 +57,7 @@ func New(cfg Config) (*API, error) {
 	if a.chain, err = a.admission(authorizer); err != nil {
 		return nil, err
 	}
-	for _, k := range cfg.Kinds {
-		a.builtin = append(a.builtin, a.resource(k, a.types))
-	}
+	a.serveBuiltin()
 	s.table.Store(newTable(a.builtin))
 	if a.custom, err = newCustom(a); err != nil {
 		return nil, err

@@ -83,6 +83,9 @@ func (c *call) serve() (err error) {
 	if c.format.Table() {
 		c.shown.Include = metav1.IncludeObjectPolicy(c.query.Get("includeObject"))
 	}
+	if c.res != nil && c.res.Kind.Deprecation != "" {
+		c.warn(c.res.Kind.Deprecation)
+	}
 	do := c.s.parts[part{c.info.Group, c.info.Resource, c.info.Subresource}]
 	switch {
 	case do != nil:

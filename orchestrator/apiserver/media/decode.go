@@ -65,17 +65,25 @@ func contentType(header string) (string, error) {
 // "Warn" (also "") returns warnings, "Strict" fails. Errors are 400 and 415.
 func Decode(body []byte, header string, k *kinds.Kind, validation string) (o kinds.Object, warnings []string, err error) {
 	o = k.New()
-	warnings, err = DecodeInto(body, header, k.GroupVersionKind, o, validation)
+	d := decoding{want: k.GroupVersionKind, into: o}
+	if k.Coerce != nil {
+		d.coerce = func() ([]string, error) { return k.Coerce(o) }
+	}
+	warnings, err = d.decode(body, header, validation)
 	return o, warnings, err
 }
 
 // DecodeInto is Decode for any type.
 func DecodeInto(body []byte, header string, want schema.GroupVersionKind, into runtime.Object, validation string) (warnings []string, err error) {
+	d := decoding{want: want, into: into}
+	return d.decode(body, header, validation)
+}
+
+func (d *decoding) decode(body []byte, header, validation string) (warnings []string, err error) {
 	media, err := contentType(header)
 	if err != nil {
 		return nil, err
 	}
-	d := decoding{want: want, into: into}
 	var strict []error
 	switch media {
 	case Protobuf:
@@ -90,6 +98,13 @@ func DecodeInto(body []byte, header string, want schema.GroupVersionKind, into r
 	if err == nil {
 		err = d.checkType()
 	}
+	if err == nil && d.coerce != nil {
+		var unknown []string
+		unknown, err = d.coerce()
+		for _, path := range unknown {
+			strict = append(strict, fmt.Errorf("unknown field %q", path))
+		}
+	}
 	var status *apierrors.StatusError
 	switch {
 	case errors.As(err, &status):
@@ -101,8 +116,9 @@ func DecodeInto(body []byte, header string, want schema.GroupVersionKind, into r
 }
 
 type decoding struct {
-	want schema.GroupVersionKind
-	into runtime.Object
+	want   schema.GroupVersionKind
+	into   runtime.Object
+	coerce func() (unknown []string, err error) // nil: into's type says what is unknown
 }
 
 func (d *decoding) report(strict []error, validation string) (warnings []string, err error) {

@@ -171,12 +171,28 @@ func jsonChange(current kinds.Object, body []byte, kind types.PatchType) (map[st
 	return content, nil
 }
 
+// coerced makes a free object one of the kind, and says which of its fields nobody knows.
+func (p *Patcher) coerced(o kinds.Object) (kinds.Object, []error, error) {
+	if p.kind.Coerce == nil {
+		return o, nil, nil
+	}
+	unknown, err := p.kind.Coerce(o)
+	if err != nil {
+		return nil, nil, err
+	}
+	errs := make([]error, len(unknown))
+	for i, path := range unknown {
+		errs[i] = fmt.Errorf("unknown field %q", path)
+	}
+	return o, errs, nil
+}
+
 // object makes an object of its content, and says which of its fields nobody knows.
 func (p *Patcher) object(content map[string]any) (kinds.Object, []error, error) {
 	o := p.kind.New()
 	if u, free := o.(runtime.Unstructured); free {
 		u.SetUnstructuredContent(content)
-		return o, nil, nil
+		return p.coerced(o)
 	}
 	err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(content, o, true)
 	if strict, ok := runtime.AsStrictDecodingError(err); ok {

@@ -24,14 +24,16 @@ import (
 // Patcher is described in the package comment.
 type Patcher struct {
 	kind     *kinds.Kind
+	versions []*kinds.Kind // that are stored as the same, among them the kind
 	types    func() (managedfields.TypeConverter, error)
 	mu       sync.Mutex
 	managers map[string]*managedfields.FieldManager // by subresource
 }
 
-// New makes a Patcher. types may be called more than once.
-func New(k *kinds.Kind, types func() (managedfields.TypeConverter, error)) *Patcher {
-	return &Patcher{kind: k, types: types, managers: map[string]*managedfields.FieldManager{}}
+// New makes a Patcher. types may be called more than once; it knows all versions. versions are the kinds that are stored as
+// the same, in which somebody else may have set fields; k need not be among them.
+func New(k *kinds.Kind, types func() (managedfields.TypeConverter, error), versions ...*kinds.Kind) *Patcher {
+	return &Patcher{kind: k, versions: append([]*kinds.Kind{k}, versions...), types: types, managers: map[string]*managedfields.FieldManager{}}
 }
 
 // Types describes the fields of the kind's objects.
@@ -49,7 +51,7 @@ func (p *Patcher) manager(subresource string) (*managedfields.FieldManager, erro
 		return nil, fmt.Errorf("patch: types of %s: %w", p.kind.GroupVersionKind, err)
 	}
 	gv := p.kind.GroupVersion()
-	m, err := managedfields.NewDefaultCRDFieldManager(tc, converter{p.kind}, defaulter{p.kind}, creater{p.kind}, p.kind.GroupVersionKind, gv,
+	m, err := managedfields.NewDefaultCRDFieldManager(tc, converter{p.versions}, defaulter{p.kind}, creater{p.kind}, p.kind.GroupVersionKind, gv,
 		subresource, p.reset(subresource))
 	if err != nil {
 		return nil, err
@@ -168,28 +170,80 @@ func same(a, b kinds.Object) bool {
 	return reflect.DeepEqual(x, y)
 }
 
-// converter, defaulter and creater tell the field manager about the one kind.
+// converter, defaulter and creater tell the field manager about the kind, and about the others that are stored as it is.
 type (
-	converter struct{ kind *kinds.Kind }
+	converter struct{ versions []*kinds.Kind }
 	defaulter struct{ kind *kinds.Kind }
 	creater   struct{ kind *kinds.Kind }
 )
 
-// ConvertToVersion knows the one version: free content becomes an object of the kind's type.
+// find returns the kind of a name, or nil. An object that does not say what it is is of the kind itself.
+func (c converter) find(gvk schema.GroupVersionKind) *kinds.Kind {
+	if gvk.Empty() {
+		return c.versions[0]
+	}
+	for _, k := range c.versions {
+		if k.GroupVersionKind == gvk {
+			return k
+		}
+	}
+	return nil
+}
+
+// ConvertToVersion returns an object in another version, as an object of the kind's type.
 func (c converter) ConvertToVersion(o runtime.Object, gv runtime.GroupVersioner) (runtime.Object, error) {
-	if want, ok := gv.KindForGroupVersionKinds([]schema.GroupVersionKind{c.kind.GroupVersionKind}); !ok || want != c.kind.GroupVersionKind {
+	var to *kinds.Kind
+	for _, k := range c.versions {
+		if want, ok := gv.KindForGroupVersionKinds([]schema.GroupVersionKind{k.GroupVersionKind}); ok && want == k.GroupVersionKind && to == nil {
+			to = k
+		}
+	}
+	from := c.find(o.GetObjectKind().GroupVersionKind())
+	if to == nil || from == nil {
 		return nil, runtime.NewNotRegisteredErrForTarget("patch", reflect.TypeOf(o), gv)
 	}
+	typed, err := ofType(from, o)
+	if err != nil || from == to {
+		return typed, err
+	}
+	return convert(typed, from, to)
+}
+
+// ofType makes free content an object of the kind's type.
+func ofType(k *kinds.Kind, o runtime.Object) (kinds.Object, error) {
 	u, free := o.(*unstructured.Unstructured)
-	target := c.kind.New()
+	target := k.New()
 	if _, wantFree := target.(runtime.Unstructured); !free || wantFree {
-		return o, nil
+		typed, ok := o.(kinds.Object)
+		if !ok {
+			return nil, fmt.Errorf("patch: %T is no object", o)
+		}
+		return typed, nil
 	}
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, target); err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
-	target.GetObjectKind().SetGroupVersionKind(c.kind.GroupVersionKind)
+	target.GetObjectKind().SetGroupVersionKind(k.GroupVersionKind)
 	return target, nil
+}
+
+// convert makes an object one of another kind that is stored as its own is.
+func convert(o kinds.Object, from, to *kinds.Kind) (kinds.Object, error) {
+	var err error
+	if from.Stored != nil {
+		if o, err = from.Stored.To(o); err != nil {
+			return nil, err
+		}
+	}
+	if to.Stored != nil {
+		all, err := to.Stored.From(o)
+		if err != nil {
+			return nil, err
+		}
+		o = all[0]
+	}
+	o.GetObjectKind().SetGroupVersionKind(to.GroupVersionKind)
+	return o, nil
 }
 
 func (c converter) Convert(in, out, _ any) error {
