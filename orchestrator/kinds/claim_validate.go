@@ -81,6 +81,7 @@ func (p *problems) dataSource(at *field.Path, name, kind string, group *string) 
 func validatePersistentVolumeClaimUpdate(o, old *corev1.PersistentVolumeClaim) field.ErrorList {
 	var p problems
 	is, was := o.Spec.DeepCopy(), old.Spec.DeepCopy()
+	prepareSource(was, was)
 	if was.VolumeName == "" {
 		was.VolumeName = is.VolumeName
 	}

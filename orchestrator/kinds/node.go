@@ -61,6 +61,12 @@ func defaultNode(o *corev1.Node) {
 	if o.Status.Allocatable == nil && o.Status.Capacity != nil {
 		o.Status.Allocatable = o.Status.Capacity.DeepCopy()
 	}
+	switch s := &o.Spec; { // the single range is for old clients
+	case s.PodCIDR == "" && len(s.PodCIDRs) > 0:
+		s.PodCIDR = s.PodCIDRs[0]
+	case s.PodCIDR != "" && (len(s.PodCIDRs) == 0 || s.PodCIDRs[0] != s.PodCIDR):
+		s.PodCIDRs = []string{s.PodCIDR}
+	}
 	roundQuantities(o.Status.Capacity, o.Status.Allocatable)
 }
 

@@ -20,6 +20,9 @@ func validateNode(o *corev1.Node) field.ErrorList {
 	var p problems
 	p.taints(field.NewPath("metadata", "taints"), o.Spec.Taints) // as Kubernetes says it
 	p.nodeStatus(&o.Status)
+	if w := o.Status.NodeInfo.Swap; w != nil && w.Capacity != nil && *w.Capacity <= 0 {
+		p.invalid(field.NewPath("metadata", "nodeSwapStatus", "capacity"), *w.Capacity, "must be greater than zero")
+	}
 	at := field.NewPath("spec", "podCIDRs")
 	for i, c := range o.Spec.PodCIDRs {
 		p.add(utilvalidation.IsValidCIDRForLegacyField(at.Index(i), c, true, nil)...)
@@ -45,9 +48,6 @@ func (p *problems) nodeStatus(s *corev1.NodeStatus) {
 	}
 	check("capacity", s.Capacity)
 	check("allocatable", s.Allocatable)
-	if w := s.NodeInfo.Swap; w != nil && w.Capacity != nil && *w.Capacity <= 0 {
-		p.invalid(field.NewPath("metadata", "nodeSwapStatus", "capacity"), *w.Capacity, "must be greater than zero")
-	}
 	at := field.NewPath("status", "declaredFeatures")
 	for i, f := range s.DeclaredFeatures {
 		switch {

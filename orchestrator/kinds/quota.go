@@ -27,7 +27,7 @@ func resourceQuotaKind() *Kind {
 		Default:  func(o *corev1.ResourceQuota) { roundQuantities(o.Spec.Hard, o.Status.Hard, o.Status.Used) },
 		Spec:     func(o *corev1.ResourceQuota) any { return &o.Spec },
 		Status:   func(o *corev1.ResourceQuota) any { return &o.Status },
-		Warnings: warnOfQuota, Validate: validateResourceQuota, ValidateUpdate: validateResourceQuotaUpdate, ValidateStatus: validateResourceQuotaStatus,
+		Warnings: warnOfQuota, Validate: validateResourceQuota, ValidateUpdate: validateResourceQuotaUpdate, Ratchets: true, ValidateStatus: validateResourceQuotaStatus,
 		Row: resourceQuotaRow,
 	})
 }

@@ -12,6 +12,12 @@ import (
 
 func validateResourceQuota(o *corev1.ResourceQuota) field.ErrorList {
 	var p problems
+	p.quotaSpec(o)
+	p.quotaStatus(o)
+	return p.list
+}
+
+func (p *problems) quotaSpec(o *corev1.ResourceQuota) {
 	spec := field.NewPath("spec")
 	p.quotas(spec.Child("hard"), o.Spec.Hard)
 	if scopes := o.Spec.Scopes; len(scopes) > 0 {
@@ -24,8 +30,6 @@ func validateResourceQuota(o *corev1.ResourceQuota) field.ErrorList {
 	if o.Spec.ScopeSelector != nil {
 		p.scopeSelector(spec.Child("scopeSelector", "matchExpressions"), &o.Spec)
 	}
-	p.quotaStatus(o)
-	return p.list
 }
 
 func (p *problems) quotaStatus(o *corev1.ResourceQuota) {
@@ -35,6 +39,7 @@ func (p *problems) quotaStatus(o *corev1.ResourceQuota) {
 
 func validateResourceQuotaUpdate(o, old *corev1.ResourceQuota) field.ErrorList {
 	var p problems
+	p.quotaSpec(o)
 	if !sets.New(o.Spec.Scopes...).Equal(sets.New(old.Spec.Scopes...)) {
 		p.invalid(field.NewPath("spec", "scopes"), o.Spec.Scopes, validation.FieldImmutableErrorMsg)
 	}

@@ -107,6 +107,9 @@ func (p *problems) quantityPositive(at *field.Path, q resource.Quantity) bool {
 	return q.Sign() > 0
 }
 
+// flexVolume is never one too many in Kubernetes.
+const flexVolume = "flexVolume"
+
 // volumeCheck is one of the things that a volume may be.
 type volumeCheck struct {
 	name  string // of its field
@@ -117,10 +120,10 @@ type volumeCheck struct {
 // volumeSource requires a volume to be one thing.
 func (p *problems) volumeSource(spec *field.Path, o *corev1.PersistentVolume) {
 	found := false
-	for _, c := range append(p.plainVolumes(&o.Spec), p.otherVolumes(spec, o)...) {
+	for _, c := range append(p.diskVolumes(o), p.driverVolumes(spec, o)...) {
 		switch {
 		case !c.set:
-		case found:
+		case found && c.name != flexVolume:
 			p.forbidden(spec.Child(c.name), "may not specify more than 1 volume type")
 		default:
 			found = true
@@ -132,32 +135,21 @@ func (p *problems) volumeSource(spec *field.Path, o *corev1.PersistentVolume) {
 	}
 }
 
-// plainVolumes are those that pods have, too.
-func (p *problems) plainVolumes(s *corev1.PersistentVolumeSpec) []volumeCheck {
+// diskVolumes are the first half of what a volume may be, in the order in which they are looked at.
+func (p *problems) diskVolumes(o *corev1.PersistentVolume) []volumeCheck {
+	s := &o.Spec
 	return []volumeCheck{
 		{"hostPath", s.HostPath != nil, func(at *field.Path) { p.hostPath(at, s.HostPath) }},
 		{"gcePersistentDisk", s.GCEPersistentDisk != nil, func(at *field.Path) { p.gcePersistentDisk(at, s.GCEPersistentDisk) }},
 		{"awsElasticBlockStore", s.AWSElasticBlockStore != nil, func(at *field.Path) { p.awsElasticBlockStore(at, s.AWSElasticBlockStore) }},
+		{"glusterfs", s.Glusterfs != nil, func(at *field.Path) { p.glusterfs(at, s.Glusterfs) }},
 		{"flocker", s.Flocker != nil, func(at *field.Path) { p.flocker(at, s.Flocker) }},
 		{"nfs", s.NFS != nil, func(at *field.Path) { p.nfs(at, s.NFS) }},
-		{"quobyte", s.Quobyte != nil, func(at *field.Path) { p.quobyte(at, s.Quobyte) }},
-		{"fc", s.FC != nil, func(at *field.Path) { p.fibreChannel(at, s.FC) }},
-		{"vsphereVolume", s.VsphereVolume != nil, func(at *field.Path) { p.needs(at, "volumePath", s.VsphereVolume.VolumePath) }},
-		{"photonPersistentDisk", s.PhotonPersistentDisk != nil, func(at *field.Path) { p.needs(at, "pdID", s.PhotonPersistentDisk.PdID) }},
-		{"portworxVolume", s.PortworxVolume != nil, func(at *field.Path) { p.needs(at, "volumeID", s.PortworxVolume.VolumeID) }},
-		{"azureDisk", s.AzureDisk != nil, func(at *field.Path) { p.azureDisk(at, s.AzureDisk) }},
-	}
-}
-
-// otherVolumes are those that differ from what pods have.
-func (p *problems) otherVolumes(spec *field.Path, o *corev1.PersistentVolume) []volumeCheck {
-	s := &o.Spec
-	return []volumeCheck{
-		{"glusterfs", s.Glusterfs != nil, func(at *field.Path) { p.glusterfs(at, s.Glusterfs) }},
 		{"rbd", s.RBD != nil, func(at *field.Path) {
 			p.some(at.Child("monitors"), s.RBD.CephMonitors)
 			p.needs(at, "image", s.RBD.RBDImage)
 		}},
+		{"quobyte", s.Quobyte != nil, func(at *field.Path) { p.quobyte(at, s.Quobyte) }},
 		{"cephfs", s.CephFS != nil, func(at *field.Path) { p.some(at.Child("monitors"), s.CephFS.Monitors) }},
 		{"iscsi", s.ISCSI != nil, func(at *field.Path) {
 			v, secret := s.ISCSI, (*string)(nil)
@@ -172,7 +164,15 @@ func (p *problems) otherVolumes(spec *field.Path, o *corev1.PersistentVolume) []
 				p.needs(at.Child("secretRef"), "name", r.Name, "namespace", r.Namespace)
 			}
 		}},
-		{"flexVolume", s.FlexVolume != nil, func(at *field.Path) {
+		{"fc", s.FC != nil, func(at *field.Path) { p.fibreChannel(at, s.FC) }},
+	}
+}
+
+// driverVolumes are the second half.
+func (p *problems) driverVolumes(spec *field.Path, o *corev1.PersistentVolume) []volumeCheck {
+	s := &o.Spec
+	return []volumeCheck{
+		{flexVolume, s.FlexVolume != nil, func(at *field.Path) {
 			p.needs(at, "driver", s.FlexVolume.Driver)
 			p.flexOptions(at.Child("options"), s.FlexVolume.Options)
 		}},
@@ -182,6 +182,10 @@ func (p *problems) otherVolumes(spec *field.Path, o *corev1.PersistentVolume) []
 				p.needs(at, "secretNamespace", *n)
 			}
 		}},
+		{"vsphereVolume", s.VsphereVolume != nil, func(at *field.Path) { p.needs(at, "volumePath", s.VsphereVolume.VolumePath) }},
+		{"photonPersistentDisk", s.PhotonPersistentDisk != nil, func(at *field.Path) { p.needs(at, "pdID", s.PhotonPersistentDisk.PdID) }},
+		{"portworxVolume", s.PortworxVolume != nil, func(at *field.Path) { p.needs(at, "volumeID", s.PortworxVolume.VolumeID) }},
+		{"azureDisk", s.AzureDisk != nil, func(at *field.Path) { p.azureDisk(at, s.AzureDisk) }},
 		{"scaleIO", s.ScaleIO != nil, func(at *field.Path) {
 			p.needs(at, "gateway", s.ScaleIO.Gateway, "system", s.ScaleIO.System, "volumeName", s.ScaleIO.VolumeName)
 		}},

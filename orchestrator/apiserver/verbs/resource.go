@@ -94,7 +94,7 @@ func (r *Resource) applyDefaults(o kinds.Object) {
 }
 
 func (r *Resource) warn(t *Target, o, old kinds.Object) {
-	if r.Kind.Warnings == nil || t.Warn == nil {
+	if r.Kind.Warnings == nil || t.Warn == nil || t.Subresource == "status" {
 		return
 	}
 	for _, w := range r.Kind.Warnings(o, old) {
