@@ -13,6 +13,7 @@ import (
 	"github.com/keelson-io/keelson/orchestrator/apiserver/admission/match"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/admission/policy"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/admission/webhook"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/allocation"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/audit"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/identity"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/request"
@@ -34,6 +35,8 @@ type API struct {
 	ready   *readiness
 	builtin []*verbs.Resource
 	custom  *custom
+	// services hands out cluster IPs and node ports.
+	services *allocation.Services
 }
 
 // New makes an API server. It serves requests at once, but knows rights only after Run has begun.
@@ -58,7 +61,13 @@ func New(cfg Config) (*API, error) {
 		return nil, err
 	}
 	a.serveBuiltin()
-	s.table.Store(newTable(a.builtin))
+	t := newTable(a.builtin)
+	s.table.Store(t)
+	a.services = allocation.New(allocation.Config{
+		Store: cfg.Store, Addresses: t.preferred[addressResource].Objects, Services: t.preferred[serviceResource].Objects,
+		Ranges: cfg.ServiceRanges, Ports: cfg.NodePorts, Clock: cfg.Clock, Logger: cfg.Logger,
+	})
+	t.preferred[serviceResource].Reserver = a.services
 	if a.custom, err = newCustom(a); err != nil {
 		return nil, err
 	}

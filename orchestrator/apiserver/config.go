@@ -3,11 +3,13 @@ package apiserver
 import (
 	"crypto/x509"
 	"io"
+	"net/netip"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/allocation"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/audit"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/identity"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/request"
@@ -31,6 +33,9 @@ type Config struct {
 	Audiences []string
 	// Address is where others reach the server, as host:port.
 	Address string
+	// ServiceRanges are the cluster IPs of services: one range, or one of each family. NodePorts are theirs.
+	ServiceRanges []netip.Prefix
+	NodePorts     allocation.Ports
 
 	// AuditPolicy and AuditLog turn the audit log on if both are set.
 	AuditPolicy *audit.Policy
@@ -42,6 +47,12 @@ type Config struct {
 }
 
 func (c *Config) setDefaults() {
+	if len(c.ServiceRanges) == 0 {
+		c.ServiceRanges = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}
+	}
+	if c.NodePorts == (allocation.Ports{}) {
+		c.NodePorts = allocation.Ports{First: 30000, Last: 32767}
+	}
 	if c.Clock == nil {
 		c.Clock = clock.Real
 	}

@@ -3,13 +3,12 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
-	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -35,6 +34,7 @@ func (a *API) Run(ctx context.Context, started func()) error {
 		return fmt.Errorf("apiserver: the objects that every cluster has: %w", err)
 	}
 	a.ready.done("poststarthook/bootstrap")
+	wg.Go(func() { a.services.Run(ctx) })
 	for _, done := range []<-chan struct{}{synced, a.custom.manager.Ready()} {
 		select {
 		case <-done:
@@ -99,30 +99,10 @@ func (a *API) bootstrap(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(bootstrapWriters)
-	for _, o := range append(rights.Defaults(), priorityClasses()...) {
+	for _, o := range slices.Concat(rights.Defaults(), priorityClasses(), a.ownService()) {
 		g.Go(func() error { return a.ensure(ctx, o) })
 	}
 	return g.Wait()
-}
-
-func namespaces() (out []kinds.Object) {
-	for _, name := range []string{"default", "kube-system", "kube-public", "kube-node-lease"} {
-		out = append(out, &corev1.Namespace{TypeMeta: metav1.TypeMeta{Kind: "Namespace", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Name: name}})
-	}
-	return out
-}
-
-func priorityClasses() []kinds.Object {
-	class := func(name string, value int32, text string) kinds.Object {
-		return &schedulingv1.PriorityClass{
-			TypeMeta:   metav1.TypeMeta{Kind: "PriorityClass", APIVersion: "scheduling.k8s.io/v1"},
-			ObjectMeta: metav1.ObjectMeta{Name: name}, Value: value, Description: text,
-		}
-	}
-	return []kinds.Object{
-		class("system-node-critical", 2000001000, "Used for system critical pods that must not be moved from their current node."),
-		class("system-cluster-critical", 2000000000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
-	}
 }
 
 // ensure creates an object that is not there, and reconciles roles and bindings.

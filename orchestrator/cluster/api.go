@@ -48,9 +48,6 @@ type API struct {
 // issuer is who makes service account tokens, as the tokens say.
 const issuer = "https://kubernetes.default.svc.cluster.local"
 
-// apiService is the address of the service "kubernetes", the first of the services' range.
-const apiService = "10.96.0.1"
-
 // apiServer is a running API server.
 type apiServer struct {
 	cfg    API
@@ -151,7 +148,7 @@ func (s *apiServer) run(ctx context.Context) error {
 
 // hosts are the names and addresses in the server's certificate.
 func (s *apiServer) hosts() []string {
-	hosts := []string{"localhost", "127.0.0.1", "::1", apiService, "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}
+	hosts := []string{"localhost", "127.0.0.1", "::1", "10.96.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}
 	if name, err := os.Hostname(); err == nil {
 		hosts = append(hosts, name)
 	}

@@ -20,6 +20,7 @@ func Builtin() []*Kind {
 		policyKinds(),
 		rbacKinds(),
 		runtimeKinds(),
+		serviceAddressKinds(),
 		schedulingKinds(),
 		storageKinds(),
 	)

@@ -65,11 +65,10 @@ func requester(u *request.User) (by authenticationv1.UserInfo) {
 	return by
 }
 
-func (r *Resource) create(ctx context.Context, t *Target, o kinds.Object) (*objectstore.Item, error) {
+func (r *Resource) create(ctx context.Context, t *Target, o kinds.Object) (item *objectstore.Item, err error) {
 	r.applyDefaults(o)
 	fillNew(r.Kind, o, r.Clock.Now())
-	o, err := r.mutate(ctx, t, admission.Create, o, nil)
-	if err != nil {
+	if o, err = r.mutate(ctx, t, admission.Create, o, nil); err != nil {
 		return nil, err
 	}
 	if r.Kind.Create != nil {
@@ -86,6 +85,11 @@ func (r *Resource) create(ctx context.Context, t *Target, o kinds.Object) (*obje
 	if o.GetName() == "" {
 		return nil, invalid(r.Kind, o, nameRequired())
 	}
+	settle, err := r.reserve(ctx, t, o, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { settle(err == nil) }()
 	if err := validateNew(r.Kind, o); err != nil {
 		return nil, err
 	}

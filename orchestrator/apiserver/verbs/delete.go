@@ -62,12 +62,7 @@ func (r *Resource) delete(ctx context.Context, t *Target, o *metav1.DeleteOption
 	case !errors.Is(err, errGone):
 		return item, false, err
 	}
-	item, err = r.Objects.Delete(ctx, t.Namespace, t.Name, func(current *objectstore.Item) error {
-		if current.Revision != from.Revision {
-			return errRaced
-		}
-		return nil
-	})
+	item, err = r.remove(ctx, t, from)
 	return item, true, err
 }
 

@@ -23,6 +23,38 @@ type Resource struct {
 	Patcher   Patcher
 	Admission *admission.Chain
 	Clock     clock.Clock
+	Reserver  Reserver // nil: objects of the kind take nothing
+}
+
+// Reserver reserves what objects of a kind take beside their own place in the store: the addresses of services.
+type Reserver interface {
+	// Reserve takes what an object needs and does not have, which it changes to say so. old is nil for a new one. Settle must
+	// be called: with true when the object was stored, otherwise what was taken is given back.
+	Reserve(ctx context.Context, o, old kinds.Object, dryRun bool) (settle func(stored bool), err error)
+	// Release gives back what an object had that is gone.
+	Release(ctx context.Context, o kinds.Object)
+}
+
+// reserve is Reserve, if there is a Reserver.
+func (r *Resource) reserve(ctx context.Context, t *Target, o, old kinds.Object) (settle func(stored bool), err error) {
+	if r.Reserver == nil || t.Subresource != "" {
+		return func(bool) {}, nil
+	}
+	return r.Reserver.Reserve(ctx, o, old, t.DryRun)
+}
+
+// remove removes an object, and what it had taken.
+func (r *Resource) remove(ctx context.Context, t *Target, from *objectstore.Item) (*objectstore.Item, error) {
+	item, err := r.Objects.Delete(ctx, t.Namespace, t.Name, func(current *objectstore.Item) error {
+		if current.Revision != from.Revision {
+			return errRaced
+		}
+		return nil
+	})
+	if err == nil && r.Reserver != nil {
+		r.Reserver.Release(ctx, item.Object)
+	}
+	return item, err
 }
 
 // Patcher applies patches to objects of a kind, and notes who manages which of their fields. It never changes what it is given.

@@ -106,15 +106,18 @@ func (r *Resource) change(ctx context.Context, t *Target, make func(current kind
 	for {
 		var from *objectstore.Item
 		var last kinds.Object
+		settle := func(bool) {}
 		item, err := r.Objects.Update(ctx, t.Namespace, t.Name, func(current *objectstore.Item) (kinds.Object, error) {
 			from = current
 			o, err := make(current.Object)
 			if err != nil {
 				return nil, err
 			}
-			last, err = r.admitted(ctx, t, o, current.Object)
+			settle(false) // the attempt before lost a race
+			last, settle, err = r.admitted(ctx, t, o, current.Object)
 			return last, err
 		})
+		settle(err == nil)
 		switch {
 		case errors.Is(err, errDryRun):
 			return objectstore.NewItem(last, from.Revision), nil
@@ -123,12 +126,7 @@ func (r *Resource) change(ctx context.Context, t *Target, make func(current kind
 		case t.DryRun:
 			return objectstore.NewItem(last, from.Revision), nil
 		}
-		item, err = r.Objects.Delete(ctx, t.Namespace, t.Name, func(current *objectstore.Item) error {
-			if current.Revision != from.Revision {
-				return errRaced
-			}
-			return nil
-		})
+		item, err = r.remove(ctx, t, from)
 		if errors.Is(err, errRaced) {
 			continue
 		}
@@ -140,25 +138,28 @@ func (r *Resource) change(ctx context.Context, t *Target, make func(current kind
 var errRaced = errors.New("the object has changed meanwhile")
 
 // admitted takes a changed object through admission and validation. With errEmptied and errDryRun it returns it, too.
-func (r *Resource) admitted(ctx context.Context, t *Target, o, current kinds.Object) (kinds.Object, error) {
-	o, err := r.mutate(ctx, t, admission.Update, o, current)
-	if err != nil {
-		return nil, err
+func (r *Resource) admitted(ctx context.Context, t *Target, o, current kinds.Object) (_ kinds.Object, settle func(bool), err error) {
+	settle = func(bool) {}
+	if o, err = r.mutate(ctx, t, admission.Update, o, current); err != nil {
+		return nil, settle, err
+	}
+	if settle, err = r.reserve(ctx, t, o, current); err != nil {
+		return nil, func(bool) {}, err
 	}
 	if err := validateChange(r.Kind, o, current, t.Subresource); err != nil {
-		return nil, err
+		return nil, settle, err
 	}
 	r.warn(t, o, current)
 	if err := r.Admission.Validate(ctx, r.attributes(t, admission.Update, o, current)); err != nil {
-		return nil, err
+		return nil, settle, err
 	}
 	switch {
 	case emptied(r.Kind, o, current):
-		return o, errEmptied
+		return o, settle, errEmptied
 	case t.DryRun:
-		return o, errDryRun
+		return o, settle, errDryRun
 	}
-	return o, nil
+	return o, settle, nil
 }
 
 // emptied says that an object which is being deleted has lost what held it: its finalizers, and its time.

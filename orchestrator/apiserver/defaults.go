@@ -1,0 +1,91 @@
+package apiserver
+
+import (
+	"net"
+	"net/netip"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+
+	"github.com/keelson-io/keelson/orchestrator/kinds"
+)
+
+func namespaces() (out []kinds.Object) {
+	for _, name := range []string{"default", "kube-system", "kube-public", "kube-node-lease"} {
+		out = append(out, &corev1.Namespace{TypeMeta: metav1.TypeMeta{Kind: "Namespace", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Name: name}})
+	}
+	return out
+}
+
+func priorityClasses() []kinds.Object {
+	class := func(name string, value int32, text string) kinds.Object {
+		return &schedulingv1.PriorityClass{
+			TypeMeta:   metav1.TypeMeta{Kind: "PriorityClass", APIVersion: "scheduling.k8s.io/v1"},
+			ObjectMeta: metav1.ObjectMeta{Name: name}, Value: value, Description: text,
+		}
+	}
+	return []kinds.Object{
+		class("system-node-critical", 2000001000, "Used for system critical pods that must not be moved from their current node."),
+		class("system-cluster-critical", 2000000000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+	}
+}
+
+// ownName is the name of the service that leads to the API server, in the namespace default.
+const ownName = "kubernetes"
+
+// ownService is the service by which pods reach the API server: the first address of the services' range. Its endpoint is left
+// out if the server cannot be reached from other machines.
+func (a *API) ownService() []kinds.Object {
+	cidrs := make([]string, len(a.cfg.ServiceRanges))
+	for i, r := range a.cfg.ServiceRanges {
+		cidrs[i] = r.String()
+	}
+	labels := map[string]string{"component": "apiserver", "provider": "kubernetes"}
+	meta := metav1.ObjectMeta{Name: ownName, Namespace: metav1.NamespaceDefault, Labels: labels}
+	host, port := a.endpoint()
+	out := []kinds.Object{
+		&networkingv1.ServiceCIDR{TypeMeta: metav1.TypeMeta{Kind: "ServiceCIDR", APIVersion: "networking.k8s.io/v1"},
+			ObjectMeta: metav1.ObjectMeta{Name: ownName}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: cidrs}},
+		&corev1.Service{TypeMeta: metav1.TypeMeta{Kind: "Service", APIVersion: "v1"}, ObjectMeta: meta, Spec: corev1.ServiceSpec{
+			ClusterIP: a.cfg.ServiceRanges[0].Masked().Addr().Next().String(), SessionAffinity: corev1.ServiceAffinityNone,
+			Ports: []corev1.ServicePort{{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(port)}},
+		}},
+	}
+	if !host.IsValid() {
+		return out
+	}
+	mirrored := meta
+	mirrored.Labels = map[string]string{discoveryv1.LabelServiceName: ownName, "endpointslice.kubernetes.io/skip-mirror": "true"}
+	kind := discoveryv1.AddressTypeIPv4
+	if host.Is6() {
+		kind = discoveryv1.AddressTypeIPv6
+	}
+	return append(out,
+		&corev1.Endpoints{TypeMeta: metav1.TypeMeta{Kind: "Endpoints", APIVersion: "v1"}, ObjectMeta: mirrored, Subsets: []corev1.EndpointSubset{{
+			Addresses: []corev1.EndpointAddress{{IP: host.String()}}, Ports: []corev1.EndpointPort{{Name: "https", Port: port, Protocol: corev1.ProtocolTCP}},
+		}}},
+		&discoveryv1.EndpointSlice{TypeMeta: metav1.TypeMeta{Kind: "EndpointSlice", APIVersion: "discovery.k8s.io/v1"}, ObjectMeta: mirrored, AddressType: kind,
+			Endpoints: []discoveryv1.Endpoint{{Addresses: []string{host.String()}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}},
+			Ports:     []discoveryv1.EndpointPort{{Name: ptr.To("https"), Port: &port, Protocol: ptr.To(corev1.ProtocolTCP)}},
+		})
+}
+
+// endpoint is where pods reach the server. The address is the zero one if it is a loopback address.
+func (a *API) endpoint() (netip.Addr, int32) {
+	host, text, err := net.SplitHostPort(a.cfg.Address)
+	if err != nil {
+		return netip.Addr{}, 0
+	}
+	port, _ := strconv.ParseInt(text, 10, 32) // 0 is no port
+	ip, err := netip.ParseAddr(host)
+	if err != nil || ip.IsLoopback() || ip.IsUnspecified() {
+		return netip.Addr{}, int32(port)
+	}
+	return ip, int32(port)
+}
