@@ -222,7 +222,7 @@ func (c *call) delete() error {
 	case c.res.Kind.ReturnDeleted:
 		return c.item(http.StatusOK, it)
 	}
-	return c.any(http.StatusOK, &metav1.Status{Status: metav1.StatusSuccess, Details: &metav1.StatusDetails{
+	return c.any(http.StatusOK, &metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess, Details: &metav1.StatusDetails{
 		Name: c.info.Name, Group: c.res.Kind.Group, Kind: c.res.Kind.Resource, UID: it.Object.GetUID(),
 	}})
 }
