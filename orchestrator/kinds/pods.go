@@ -29,13 +29,13 @@ func podKind() *Kind {
 		Subresources: []Subresource{
 			{Name: "attach", Kind: core("PodAttachOptions"), Verbs: streamVerbs},
 			{Name: "binding", Kind: core("Binding"), Verbs: []string{"create"}},
-			{Name: "ephemeralcontainers", Kind: core("Pod"), Verbs: changeVerbs},
+			partOf(Subresource{Name: "ephemeralcontainers", Kind: core("Pod"), Verbs: changeVerbs}, prepareEphemeralContainers, ValidateEphemeralContainers),
 			{Name: "eviction", Kind: policyv1.SchemeGroupVersion.WithKind("Eviction"), Verbs: []string{"create"}},
 			{Name: "exec", Kind: core("PodExecOptions"), Verbs: streamVerbs},
 			{Name: "log", Kind: core("Pod"), Verbs: []string{"get"}},
 			{Name: "portforward", Kind: core("PodPortForwardOptions"), Verbs: streamVerbs},
 			{Name: "proxy", Kind: core("PodProxyOptions"), Verbs: []string{"create", "delete", "get", "patch", "update"}},
-			{Name: "resize", Kind: core("Pod"), Verbs: changeVerbs},
+			partOf(Subresource{Name: "resize", Kind: core("Pod"), Verbs: changeVerbs}, prepareResize, ValidateResize),
 		},
 		FieldNames: []string{
 			"spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork",
@@ -43,7 +43,8 @@ func podKind() *Kind {
 		},
 		Columns: podColumns(),
 	}, Rules[*corev1.Pod]{
-		Default: defaultPod, Create: createPod, Update: updatePod, UpdateStatus: updatePodStatus, Validate: validatePod, Ratchets: true,
+		Default: defaultPod, Create: createPod, Update: updatePod, UpdateStatus: updatePodStatus,
+		Validate: validatePod, Ratchets: true, ValidateUpdate: validatePodUpdate, ValidateStatus: validatePodStatus,
 		Spec: func(o *corev1.Pod) any { return &o.Spec }, Status: func(o *corev1.Pod) any { return &o.Status },
 		Fields: podFields, Row: podRow, Grace: podGrace,
 	})
