@@ -129,6 +129,9 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	defer s.wg.Wait()
 	unwatch, err := s.watch(ctx)
 	defer unwatch()
+	if ctx.Err() != nil {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("scheduler: %w", err)
 	}
