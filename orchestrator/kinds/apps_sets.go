@@ -228,9 +228,16 @@ func validateStatefulSetStatus(o, old *appsv1.StatefulSet) field.ErrorList {
 	return p.list
 }
 
-func statefulSetWarnings(o, _ *appsv1.StatefulSet) []string {
-	if l := o.Spec.RevisionHistoryLimit; l != nil && *l < 0 {
-		return []string{"spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended"}
+func statefulSetWarnings(o, old *appsv1.StatefulSet) (l []string) {
+	for i := range o.Spec.VolumeClaimTemplates {
+		at := field.NewPath("spec", "volumeClaimTemplates").Index(i)
+		if old != nil {
+			at = at.Child("Spec")
+		}
+		l = append(l, warnOfClaimSpec(at, &o.Spec.VolumeClaimTemplates[i].Spec)...)
 	}
-	return nil
+	if n := o.Spec.RevisionHistoryLimit; n != nil && *n < 0 {
+		l = append(l, "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended")
+	}
+	return l
 }

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 )
 
@@ -29,8 +30,11 @@ func networkPolicyKind() *Kind {
 			nameColumn, textColumn("Pod-Selector", networkingv1.NetworkPolicySpec{}.SwaggerDoc()["podSelector"]), ageColumn,
 		},
 	}, Rules[*networkingv1.NetworkPolicy]{
-		Default: defaultNetworkPolicy,
-		Spec:    func(o *networkingv1.NetworkPolicy) any { return &o.Spec },
+		Default:        defaultNetworkPolicy,
+		Ratchets:       true,
+		Validate:       func(o *networkingv1.NetworkPolicy) field.ErrorList { return validateNetworkPolicy(o, nil) },
+		ValidateUpdate: validateNetworkPolicy, Warnings: networkPolicyWarnings,
+		Spec: func(o *networkingv1.NetworkPolicy) any { return &o.Spec },
 		Row: func(o *networkingv1.NetworkPolicy, now time.Time) []any {
 			return []any{o.Name, metav1.FormatLabelSelector(&o.Spec.PodSelector), age(o, now)}
 		},
@@ -77,6 +81,7 @@ func ingressClassKind() *Kind {
 				fill(&o.Spec.Parameters.Scope, networkingv1.IngressClassParametersReferenceScopeCluster)
 			}
 		},
+		Validate: validateIngressClass, ValidateUpdate: validateIngressClassUpdate,
 		Spec: func(o *networkingv1.IngressClass) any { return &o.Spec },
 		Row: func(o *networkingv1.IngressClass, now time.Time) []any {
 			name, parameters := o.Name, noCell
@@ -113,6 +118,9 @@ func ingressKind() *Kind {
 			ageColumn,
 		},
 	}, Rules[*networkingv1.Ingress]{
+		Ratchets:       true,
+		Validate:       func(o *networkingv1.Ingress) field.ErrorList { return validateIngress(o, nil) },
+		ValidateUpdate: validateIngress, ValidateStatus: validateIngressStatus,
 		Warnings: func(o, old *networkingv1.Ingress) []string {
 			if _, ok := o.Annotations[oldIngressClass]; ok && old == nil && o.Spec.IngressClassName == nil {
 				return []string{`annotation "` + oldIngressClass + `" is deprecated, please use 'spec.ingressClassName' instead`}

@@ -19,9 +19,12 @@ func runtimeKinds() []*Kind {
 		NameErrors: validation.NameIsDNSSubdomain, Lifecycle: Lifecycle{CreateOnUpdate: true},
 		Columns: []metav1.TableColumnDefinition{nameColumn, textColumn("Handler", ""), ageColumn},
 	}, Rules[*nodev1.RuntimeClass]{
-		Row: func(o *nodev1.RuntimeClass, now time.Time) []any { return []any{o.Name, o.Handler, age(o, now)} },
+		Row:      func(o *nodev1.RuntimeClass, now time.Time) []any { return []any{o.Name, o.Handler, age(o, now)} },
+		Validate: validateRuntimeClass, Warnings: runtimeClassWarnings,
 		ValidateUpdate: func(o, old *nodev1.RuntimeClass) field.ErrorList {
-			return validation.ValidateImmutableField(o.Handler, old.Handler, field.NewPath("handler"))
+			var p problems
+			p.fixed(field.NewPath("handler"), o.Handler, old.Handler)
+			return p.list
 		},
 	})}
 }

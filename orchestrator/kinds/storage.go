@@ -38,6 +38,7 @@ func storageKinds() []*Kind {
 			fill(&o.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete)
 			fill(&o.VolumeBindingMode, storagev1.VolumeBindingImmediate)
 		},
+		Validate: validateStorageClass, ValidateUpdate: validateStorageClassUpdate, Warnings: storageClassWarnings,
 		Row: func(o *storagev1.StorageClass, now time.Time) []any {
 			name := o.Name
 			if o.Annotations[defaultClass] == "true" || o.Annotations[oldDefaultClass] == "true" {
