@@ -47,6 +47,9 @@ func Table() map[string]Factory {
 		config.NodeResourcesBalancedAllocation: with(func(a *config.NodeResourcesBalancedAllocationArgs, _ Deps) (framework.Plugin, error) {
 			return newBalancedAllocation(a), nil
 		}),
+		config.InterPodAffinity: with(func(a *config.InterPodAffinityArgs, _ Deps) (framework.Plugin, error) {
+			return newInterPodAffinity(a), nil
+		}),
 		config.DefaultBinder: func(_ any, d Deps) (framework.Plugin, error) { return newDefaultBinder(d.Binder), nil },
 	}
 }
