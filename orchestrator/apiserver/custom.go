@@ -26,7 +26,7 @@ type custom struct {
 
 	mu        sync.Mutex
 	resources map[*kinds.Kind]*verbs.Resource // that are served
-	schemas   []openapi.Resource              // of resources, in order
+	kinds     []*kinds.Kind                   // of resources, in order
 }
 
 // newCustom follows the definitions, if there are any.
@@ -47,17 +47,17 @@ func (c *custom) serve(byDefinition map[string][]*kinds.Kind) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	served := map[*kinds.Kind]*verbs.Resource{}
-	var schemas []openapi.Resource
+	var custom []*kinds.Kind
 	all := slices.Clone(c.api.builtin)
 	for _, name := range slices.Sorted(maps.Keys(byDefinition)) {
 		versions := byDefinition[name]
-		types := sync.OnceValues(func() (managedfields.TypeConverter, error) { return crd.TypeConverter(versions...) })
+		types := sync.OnceValues(func() (managedfields.TypeConverter, error) { return openapi.CustomTypes(versions...) })
 		for _, k := range versions {
 			if served[k] = c.resources[k]; served[k] == nil {
 				served[k] = c.api.resource(k, types, versions...)
 			}
 			all = append(all, served[k])
-			schemas = append(schemas, openapi.Resource{Kind: k, Schema: k.Schema})
+			custom = append(custom, k)
 		}
 	}
 	c.api.server.table.Store(newTable(all))
@@ -66,12 +66,12 @@ func (c *custom) serve(byDefinition map[string][]*kinds.Kind) {
 			c.api.cfg.Store.Remove(k)
 		}
 	}
-	c.resources, c.schemas = served, schemas
+	c.resources, c.kinds = served, custom
 }
 
-// described are the custom resources with their schemas.
-func (c *custom) described() []openapi.Resource {
+// all are the kinds that are served.
+func (c *custom) all() []*kinds.Kind {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.schemas
+	return c.kinds
 }

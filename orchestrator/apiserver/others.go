@@ -54,7 +54,7 @@ func (a *API) others() (http.Handler, error) {
 	mux.Handle("/api/", documents)
 	mux.Handle("/apis", documents)
 	mux.Handle("/apis/", documents)
-	schemas := openapi.New(a.cfg.Kinds, virtual(), a.custom.described)
+	schemas := openapi.New(a.cfg.Kinds, virtual(), a.custom.all)
 	for _, p := range []string{"/openapi/v2", "/openapi/v3", "/openapi/v3/"} {
 		mux.Handle(p, schemas)
 	}

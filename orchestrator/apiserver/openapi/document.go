@@ -25,7 +25,7 @@ import (
 type content struct {
 	kinds   []*kinds.Kind
 	virtual []discovery.Virtual
-	custom  []Resource
+	custom  []*kinds.Kind
 }
 
 func (c *content) build() (*builder, error) {
@@ -45,13 +45,10 @@ func (c *content) build() (*builder, error) {
 			return nil, fmt.Errorf("openapi: %s: %w", v.GroupVersionKind, err)
 		}
 	}
-	for _, r := range c.custom {
-		model, list, err := b.types.addCustom(r)
-		if err != nil {
-			return nil, err
-		}
-		if err := b.kind(r.Kind, model, list, true); err != nil {
-			return nil, fmt.Errorf("openapi: %s: %w", r.Kind.GroupVersionKind, err)
+	for _, k := range c.custom {
+		model, list := b.types.addCustom(k)
+		if err := b.kind(k, model, list, true); err != nil {
+			return nil, fmt.Errorf("openapi: %s: %w", k.GroupVersionKind, err)
 		}
 	}
 	for _, gv := range c.versions() {
@@ -69,8 +66,8 @@ func (c *content) versions() []schema.GroupVersion {
 	for _, v := range c.virtual {
 		all.Insert(v.GroupVersion())
 	}
-	for _, r := range c.custom {
-		all.Insert(r.Kind.GroupVersion())
+	for _, k := range c.custom {
+		all.Insert(k.GroupVersion())
 	}
 	return slices.SortedFunc(maps.Keys(all), func(a, b schema.GroupVersion) int { return strings.Compare(a.String(), b.String()) })
 }

@@ -35,7 +35,7 @@ type Handler struct {
 	custom  Custom
 
 	mu     sync.Mutex
-	last   []Resource // what the following are of
+	last   []*kinds.Kind // what the following are of
 	groups map[string]*document
 	all    *document // OpenAPI 2
 }
@@ -44,7 +44,7 @@ type Handler struct {
 // are none). Documents are made when they are asked for.
 func New(all []*kinds.Kind, virtual []discovery.Virtual, custom Custom) *Handler {
 	if custom == nil {
-		custom = func() []Resource { return nil }
+		custom = func() []*kinds.Kind { return nil }
 	}
 	contents := map[schema.GroupVersion]*content{}
 	of := func(gv schema.GroupVersion) *content {
@@ -85,18 +85,18 @@ func (h *Handler) refresh() (groups map[string]*document, all *document) {
 	if h.groups != nil && slices.Equal(now, h.last) {
 		return h.groups, h.all
 	}
-	contents := map[string][]Resource{}
-	for _, r := range now {
-		at := root(r.Kind.GroupVersion())[1:]
-		contents[at] = append(contents[at], r)
+	contents := map[string][]*kinds.Kind{}
+	for _, k := range now {
+		at := root(k.GroupVersion())[1:]
+		contents[at] = append(contents[at], k)
 	}
 	groups = make(map[string]*document, len(h.builtin)+len(contents))
-	for at, resources := range contents {
-		if old := h.groups[at]; old != nil && slices.Equal(old.content.custom, resources) {
+	for at, custom := range contents {
+		if old := h.groups[at]; old != nil && slices.Equal(old.content.custom, custom) {
 			groups[at] = old
 			continue
 		}
-		groups[at] = version3(content{custom: resources})
+		groups[at] = version3(content{custom: custom})
 	}
 	for at, d := range h.builtin {
 		groups[at] = d

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/keelson-io/keelson/orchestrator/apiserver/discovery"
+	"github.com/keelson-io/keelson/orchestrator/kinds"
 )
 
 const orderSchema = `
@@ -45,12 +46,14 @@ properties:
         items: {type: object, required: [sku], properties: {sku: {type: string}, count: {type: integer}}}
 `
 
-func orders(t *testing.T) Resource {
+func orders(t *testing.T) *kinds.Kind {
 	t.Helper()
 	props := &apiextensions.JSONSchemaProps{}
 	require.NoError(t, yaml.UnmarshalStrict([]byte(orderSchema), props))
 	all := testKinds()
-	return Resource{Kind: all[len(all)-1], Schema: props}
+	k := *all[len(all)-1]
+	k.Schema = props
+	return &k
 }
 
 func testHandler(custom Custom) *Handler {
@@ -72,7 +75,7 @@ func testClient(t *testing.T, h http.Handler) *clientdiscovery.DiscoveryClient {
 
 // kubectl explain prints what it finds in the documents.
 func TestExplain(t *testing.T) {
-	client := testClient(t, testHandler(func() []Resource { return []Resource{orders(t)} })).OpenAPIV3()
+	client := testClient(t, testHandler(func() []*kinds.Kind { return []*kinds.Kind{orders(t)} })).OpenAPIV3()
 	for _, c := range []struct {
 		group, version, resource string
 		path                     []string
@@ -97,7 +100,7 @@ func TestExplain(t *testing.T) {
 
 // kubectl finds in both versions whether a request may have a parameter, and which patches there are.
 func TestParameters(t *testing.T) {
-	client := testClient(t, testHandler(func() []Resource { return []Resource{orders(t)} }))
+	client := testClient(t, testHandler(func() []*kinds.Kind { return []*kinds.Kind{orders(t)} }))
 	pod := schema.GroupVersionKind{Version: "v1", Kind: "Pod"}
 	order := schema.GroupVersionKind{Group: "shop.example", Version: "v1", Kind: "Order"}
 	for _, kind := range []schema.GroupVersionKind{pod, order, {Group: "apps", Version: "v1", Kind: "Deployment"}} {
@@ -140,7 +143,7 @@ func TestParameters(t *testing.T) {
 
 // The document of version 2 can be read as old clients do, and makes a schema for merges.
 func TestVersion2(t *testing.T) {
-	client := testClient(t, testHandler(func() []Resource { return []Resource{orders(t)} }))
+	client := testClient(t, testHandler(func() []*kinds.Kind { return []*kinds.Kind{orders(t)} }))
 	doc, err := client.OpenAPISchema() // in protobuf
 	require.NoError(t, err)
 	models, err := proto.NewOpenAPIData(doc)
@@ -172,12 +175,7 @@ func TestVersion2(t *testing.T) {
 }
 
 func TestCustomMerge(t *testing.T) {
-	all, err := CustomDefinitions([]Resource{orders(t), {Kind: testKinds()[4]}})
-	require.NoError(t, err)
-	require.Equal(t, true, all["example.shop.v1.Order"].Extensions[preserveExtension], "the last one has no schema")
-	all, err = CustomDefinitions([]Resource{orders(t)})
-	require.NoError(t, err)
-	converter, err := managedfields.NewTypeConverter(all, false)
+	converter, err := CustomTypes(orders(t))
 	require.NoError(t, err)
 	a, err := converter.ObjectToTyped(object(t, `{apiVersion: shop.example/v1, kind: Order, metadata: {finalizers: [a]}, spec: {port: 80, free: {x: 1}, lines: [{sku: a, count: 1}]}}`))
 	require.NoError(t, err)
@@ -260,24 +258,24 @@ func TestHTTP(t *testing.T) {
 
 // Documents of custom resources come, change and go; the others stay.
 func TestCustomResources(t *testing.T) {
-	var now []Resource
-	h := testHandler(func() []Resource { return now })
+	var now []*kinds.Kind
+	h := testHandler(func() []*kinds.Kind { return now })
 	before := paths(t, h)
 	require.NotContains(t, before, "apis/shop.example/v1")
 	etag := get(h, "GET", "/openapi/v2", nil).Header.Get("ETag")
 
 	order := orders(t)
-	now = []Resource{order}
+	now = []*kinds.Kind{order}
 	first := paths(t, h)["apis/shop.example/v1"]
 	require.NotEmpty(t, first)
 	require.Equal(t, before["api/v1"], paths(t, h)["api/v1"])
 	require.Equal(t, first, paths(t, h)["apis/shop.example/v1"])
 	require.NotEqual(t, etag, get(h, "GET", "/openapi/v2", nil).Header.Get("ETag"))
 
-	changed := order
+	changed := *order
 	changed.Schema = order.Schema.DeepCopy()
 	changed.Schema.Properties["spec"].Properties["count"] = apiextensions.JSONSchemaProps{Type: "integer", Minimum: ptr.To(1.0)}
-	now = []Resource{changed}
+	now = []*kinds.Kind{&changed}
 	require.NotEqual(t, first, paths(t, h)["apis/shop.example/v1"])
 
 	now = nil
@@ -287,7 +285,7 @@ func TestCustomResources(t *testing.T) {
 
 func TestConcurrent(t *testing.T) {
 	order := orders(t)
-	h := testHandler(func() []Resource { return []Resource{order} })
+	h := testHandler(func() []*kinds.Kind { return []*kinds.Kind{order} })
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
