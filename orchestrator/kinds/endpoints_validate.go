@@ -248,6 +248,9 @@ func warnOfEndpointSlice(o, old *discoveryv1.EndpointSlice) (warnings []string) 
 	case "endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io":
 		return warnings // they write addresses as they should be
 	}
+	if o.AddressType == discoveryv1.AddressTypeFQDN {
+		return warnings
+	}
 	for i, e := range o.Endpoints {
 		for j, a := range e.Addresses {
 			warnings = append(warnings, utilvalidation.GetWarningsForIP(field.NewPath("endpoints").Index(i).Child("addresses").Index(j), a)...)

@@ -56,6 +56,11 @@ func hasNodePorts(o *corev1.Service) bool {
 	return o.Spec.Type == corev1.ServiceTypeNodePort || isBalanced(o)
 }
 
+// getsNodePorts says that node ports are allocated for a service.
+func getsNodePorts(o *corev1.Service) bool {
+	return o.Spec.Type == corev1.ServiceTypeNodePort || isBalanced(o) && ptr.Deref(o.Spec.AllocateLoadBalancerNodePorts, true)
+}
+
 func isBalanced(o *corev1.Service) bool { return o.Spec.Type == corev1.ServiceTypeLoadBalancer }
 
 // hasHealthPort says that a service has a port that tells load balancers whether a node has endpoints.
@@ -109,7 +114,7 @@ func defaultService(o *corev1.Service) {
 // unless the request changed it, too.
 func updateService(o, old *corev1.Service) {
 	keepClusterIPs(o, old)
-	if hasNodePorts(o) && hasNodePorts(old) {
+	if getsNodePorts(o) && getsNodePorts(old) {
 		keepNodePorts(o, old)
 	}
 	if hasHealthPort(o) && hasHealthPort(old) && o.Spec.HealthCheckNodePort == 0 {

@@ -214,9 +214,11 @@ func (p *problems) clusterIPs(o *corev1.Service, known []string) {
 func (p *problems) stacks(at *field.Path, o *corev1.Service) {
 	ips := o.Spec.ClusterIPs
 	if len(ips) > 1 {
-		if both, err := netutils.IsDualStackIPStrings(ips); err != nil {
+		both, err := netutils.IsDualStackIPStrings(ips)
+		if err != nil {
 			p.add(field.InternalError(at, fmt.Errorf("failed to check for dual stack with error:%w", err)))
-		} else if !both {
+		}
+		if !both {
 			p.invalid(at, ips, "may specify no more than one IP for each IP family")
 		}
 	}

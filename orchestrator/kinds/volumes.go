@@ -126,10 +126,8 @@ func persistentVolumeClaimKind() *Kind {
 	}, Rules[*corev1.PersistentVolumeClaim]{
 		Default: func(o *corev1.PersistentVolumeClaim) {
 			o.Status.Phase = corev1.PersistentVolumeClaimPhase(orText(string(o.Status.Phase), string(corev1.ClaimPending)))
-			if o.Spec.VolumeMode == nil {
-				o.Spec.VolumeMode = ptr.To(corev1.PersistentVolumeFilesystem)
-			}
-			roundQuantities(o.Spec.Resources.Limits, o.Spec.Resources.Requests, o.Status.Capacity, o.Status.AllocatedResources)
+			defaultClaimSpec(&o.Spec)
+			roundQuantities(o.Status.Capacity, o.Status.AllocatedResources)
 		},
 		Create:   func(o *corev1.PersistentVolumeClaim) { prepareSource(&o.Spec, nil) },
 		Update:   func(o, old *corev1.PersistentVolumeClaim) { prepareSource(&o.Spec, &old.Spec) },
