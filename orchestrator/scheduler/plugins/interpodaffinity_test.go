@@ -378,7 +378,9 @@ func TestInterPodAffinityHints(t *testing.T) {
 	lover, hater, both := newPod("p", near(oneTerm("db", zoneKey))), newPod("p", notNear(oneTerm("db", zoneKey))), newPod("p", db, near(oneTerm("db", zoneKey)))
 	anywhere := oneTerm("db", zoneKey)
 	anywhere.NamespaceSelector = &metav1.LabelSelector{MatchLabels: set{"team": "b"}}
-	event := func(r framework.Resource, a framework.Action) framework.Event { return framework.Event{Resource: r, Action: a} }
+	event := func(r framework.Resource, a framework.Action) framework.Event {
+		return framework.Event{Resource: r, Action: a}
+	}
 	added, gone, relabelled := event(framework.AssignedPod, framework.Add), event(framework.AssignedPod, framework.Delete), event(framework.AssignedPod, framework.UpdatePodLabel)
 	for name, c := range map[string]struct {
 		pod   *v1.Pod

@@ -47,6 +47,9 @@ func Table() map[string]Factory {
 		config.NodeResourcesBalancedAllocation: with(func(a *config.NodeResourcesBalancedAllocationArgs, _ Deps) (framework.Plugin, error) {
 			return newBalancedAllocation(a), nil
 		}),
+		config.PodTopologySpread: with(func(a *config.PodTopologySpreadArgs, _ Deps) (framework.Plugin, error) {
+			return newPodTopologySpread(a), nil
+		}),
 		config.InterPodAffinity: with(func(a *config.InterPodAffinityArgs, _ Deps) (framework.Plugin, error) {
 			return newInterPodAffinity(a), nil
 		}),
