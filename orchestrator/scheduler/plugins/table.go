@@ -53,6 +53,9 @@ func Table() map[string]Factory {
 		config.InterPodAffinity: with(func(a *config.InterPodAffinityArgs, _ Deps) (framework.Plugin, error) {
 			return newInterPodAffinity(a), nil
 		}),
+		config.DefaultPreemption: with(func(a *config.DefaultPreemptionArgs, d Deps) (framework.Plugin, error) {
+			return newDefaultPreemption(a, d.Offset), nil
+		}),
 		config.DefaultBinder: func(_ any, d Deps) (framework.Plugin, error) { return newDefaultBinder(d.Binder), nil },
 	}
 }
