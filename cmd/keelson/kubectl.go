@@ -21,9 +21,7 @@ func kubectlCommand() *cobra.Command {
 		RunE: func(_ *cobra.Command, args []string) error {
 			streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
 			flags := genericclioptions.NewConfigFlags(true).WithDiscoveryBurst(300).WithDiscoveryQPS(50).WithWarningPrinter(streams)
-			if _, err := os.Stat(localKubeconfig); err == nil && os.Getenv("KUBECONFIG") == "" {
-				*flags.KubeConfig = localKubeconfig
-			}
+			useLocalCluster(flags)
 			c := kubectl.NewDefaultKubectlCommandWithArgs(kubectl.KubectlOptions{
 				PluginHandler: kubectl.NewDefaultPluginHandler(plugin.ValidPluginFilenamePrefixes),
 				Arguments:     append([]string{"kubectl"}, args...),
@@ -33,5 +31,13 @@ func kubectlCommand() *cobra.Command {
 			c.SetArgs(args)
 			return c.Execute()
 		},
+	}
+}
+
+// useLocalCluster makes the cluster of `keelson up` in this directory, if there is one, the one that is talked to unless a
+// flag or $KUBECONFIG says otherwise.
+func useLocalCluster(flags *genericclioptions.ConfigFlags) {
+	if _, err := os.Stat(localKubeconfig); err == nil && os.Getenv("KUBECONFIG") == "" && *flags.KubeConfig == "" {
+		*flags.KubeConfig = localKubeconfig
 	}
 }

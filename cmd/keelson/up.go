@@ -18,8 +18,12 @@ func upCommand() *cobra.Command {
 	apiFlags(cmd.Flags(), &o.API)
 	cmd.Flags().StringSliceVar(&o.StoreEndpoints, "store-endpoints", nil, "Client URLs of a Keelson or etcd cluster (default: an embedded member).")
 	cmd.Flags().IntVar(&o.HollowNodes, "hollow-nodes", 1, "Number of simulated nodes.")
+	schedulerConfig := cmd.Flags().String("scheduler-config", "", "File with a KubeSchedulerConfiguration.")
 	logs := logFlags(cmd.Flags())
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		if o.Scheduler, err = readSchedulerConfig(*schedulerConfig); err != nil {
+			return err
+		}
 		return runRole(logs, func(ctx context.Context, lg *zap.Logger) error {
 			o.Logger, o.Out = lg, cmd.OutOrStdout()
 			return cluster.Up(ctx, o)

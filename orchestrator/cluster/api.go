@@ -56,11 +56,13 @@ type apiServer struct {
 	client *client.Client
 	store  *objectstore.Store
 	api    *apiserver.API
-	listen net.Listener
-	http   *http.Server
-	token  string // of this process's own clients
-	ended  chan error
-	cancel context.CancelFunc
+	// registry has the metrics of this process.
+	registry *prometheus.Registry
+	listen   net.Listener
+	http     *http.Server
+	token    string // of this process's own clients
+	ended    chan error
+	cancel   context.CancelFunc
 }
 
 // startAPI starts an API server and returns when it is ready.
@@ -88,9 +90,9 @@ func startAPI(ctx context.Context, cfg API) (s *apiServer, err error) {
 
 // build makes the parts of the server.
 func (s *apiServer) build() error {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	s.store = objectstore.New(objectstore.Config{Client: s.client, Logger: s.lg, Registerer: registry})
+	s.registry = prometheus.NewRegistry()
+	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s.store = objectstore.New(objectstore.Config{Client: s.client, Logger: s.lg, Registerer: s.registry})
 	key, err := s.pki.TokenKey()
 	if err != nil {
 		return err
@@ -105,7 +107,7 @@ func (s *apiServer) build() error {
 	s.api, err = apiserver.New(apiserver.Config{
 		Kinds: kinds.Builtin(), Store: s.store, ClientCAs: s.pki.Pool(), Keys: keys, Issuer: issuer, Address: s.listen.Addr().String(),
 		Tokens: map[string]request.User{s.token: {Name: "system:keelson", Groups: []string{"system:masters"}}},
-		Clock:  clock.Real, Logger: s.lg, Registry: registry,
+		Clock:  clock.Real, Logger: s.lg, Registry: s.registry,
 	})
 	return err
 }

@@ -14,12 +14,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/metadata"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/record"
 
@@ -50,28 +47,22 @@ const terminatedPods = 12500
 // controllerSet is what all controllers are made from.
 type controllerSet struct {
 	Control
-	client   kubernetes.Interface
+	*clients
 	metadata metadata.Interface
-	disco    discovery.DiscoveryInterface
-	shared   informers.SharedInformerFactory
 	events   record.EventRecorder
 }
 
 // control runs all controllers until the context ends.
-func control(ctx context.Context, config *rest.Config, cfg Control) error {
-	c, err := kubernetes.NewForConfig(rest.AddUserAgent(config, "keelson-controllers"))
-	if err != nil {
-		return err
-	}
-	md, err := metadata.NewForConfig(rest.AddUserAgent(config, "keelson-garbage"))
+func control(ctx context.Context, c *clients, cfg Control) error {
+	md, err := metadata.NewForConfig(c.config)
 	if err != nil {
 		return err
 	}
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
 	defer broadcaster.Shutdown()
-	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: c.CoreV1().Events("")})
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: c.client.CoreV1().Events("")})
 	s := &controllerSet{
-		Control: cfg, client: c, metadata: md, disco: memory.NewMemCacheClient(c.Discovery()), shared: informers.NewSharedInformerFactory(c, 0),
+		Control: cfg, clients: c, metadata: md,
 		events: broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "keelson-controllers"}),
 	}
 	all, err := s.controllers()
@@ -83,9 +74,7 @@ func control(ctx context.Context, config *rest.Config, cfg Control) error {
 	for _, c := range all {
 		g.Go(func() error { return ended(ctx, c.Run(ctx)) })
 	}
-	err = g.Wait()
-	s.shared.Shutdown()
-	return err
+	return g.Wait()
 }
 
 // ended drops the error of something that ended because it was to end.

@@ -11,12 +11,10 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/orchestrator/hollow"
+	"github.com/keelson-io/keelson/orchestrator/scheduler/config"
 )
 
 // Options say what Up runs.
@@ -24,6 +22,8 @@ type Options struct {
 	API
 	// HollowNodes is the number of simulated nodes.
 	HollowNodes int
+	// Scheduler is the scheduler's configuration; nil: the default.
+	Scheduler *config.Configuration
 	// Out is told of the stages.
 	Out io.Writer
 }
@@ -55,14 +55,23 @@ func Up(ctx context.Context, o Options) (err error) {
 
 // work runs what is a client of the API server.
 func (o *Options) work(ctx context.Context, s *apiServer, p *progress) error {
+	c, err := newClients(s.config(), "keelson")
+	if err != nil {
+		return err
+	}
+	defer c.shared.Shutdown()
 	g, ctx := errgroup.WithContext(ctx)
 	p.stage("controllers")
 	g.Go(func() error {
-		return control(ctx, s.config(), Control{CA: s.pki.CA(), Signer: s.pki, PodRange: netip.MustParsePrefix(podRange), Logger: o.Logger.Named("controllers")})
+		return control(ctx, c, Control{CA: s.pki.CA(), Signer: s.pki, PodRange: netip.MustParsePrefix(podRange), Logger: o.Logger.Named("controllers")})
+	})
+	p.stage("scheduler")
+	g.Go(func() error {
+		return schedule(ctx, c, Schedule{Configuration: o.Scheduler, Registerer: s.registry, Logger: o.Logger.Named("scheduler")})
 	})
 	if o.HollowNodes > 0 {
 		p.stage(fmt.Sprintf("%d hollow nodes", o.HollowNodes))
-		g.Go(func() error { return ended(ctx, hollowNodes(ctx, s.config(), o.HollowNodes, o.Logger.Named("hollow"))) })
+		g.Go(func() error { return ended(ctx, hollowNodes(ctx, c, o.HollowNodes, o.Logger.Named("hollow"))) })
 	}
 	p.ready(s.url(), s.kubeconfig())
 	g.Go(func() error {
@@ -77,18 +86,12 @@ func (o *Options) work(ctx context.Context, s *apiServer, p *progress) error {
 	return g.Wait()
 }
 
-func hollowNodes(ctx context.Context, config *rest.Config, count int, lg *zap.Logger) error {
-	c, err := kubernetes.NewForConfig(rest.AddUserAgent(config, "keelson-hollow"))
+func hollowNodes(ctx context.Context, c *clients, count int, lg *zap.Logger) error {
+	n, err := hollow.New(c.client, c.shared, hollow.Config{Count: count, Version: "v1.37.2+keelson", Clock: clock.Real, Logger: lg})
 	if err != nil {
 		return err
 	}
-	shared := informers.NewSharedInformerFactory(c, 0)
-	n, err := hollow.New(c, shared, hollow.Config{Count: count, Version: "v1.37.2+keelson", Clock: clock.Real, Logger: lg})
-	if err != nil {
-		return err
-	}
-	shared.StartWithContext(ctx)
-	defer shared.Shutdown()
+	c.shared.StartWithContext(ctx)
 	return n.Run(ctx)
 }
 

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/keelson-io/keelson/orchestrator/cluster/pki"
+	"github.com/keelson-io/keelson/orchestrator/scheduler/config"
 )
 
 // Worker says how a client of the API server is run as a process of its own.
@@ -106,6 +107,9 @@ func (w *Worker) config(ctx context.Context) (*rest.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
+	if err := rest.LoadTLSFiles(c); err != nil {
+		return nil, fmt.Errorf("cluster: the kubeconfig %s: %w", w.Kubeconfig, err)
+	}
 	c.QPS = -1
 	c.ContentType, c.AcceptContentTypes = protobuf, protobuf+",application/json"
 	return c, nil
@@ -114,25 +118,26 @@ func (w *Worker) config(ctx context.Context) (*rest.Config, error) {
 const protobuf = "application/vnd.kubernetes.protobuf"
 
 // run runs a role: behind a lease, if so wanted.
-func (w *Worker) run(ctx context.Context, name string, role func(ctx context.Context, c *rest.Config) error) error {
-	c, err := w.config(ctx)
+func (w *Worker) run(ctx context.Context, name string, role func(ctx context.Context, c *clients) error) error {
+	config, err := w.config(ctx)
 	if err != nil {
 		return ended(ctx, err)
 	}
-	if !w.LeaderElect {
-		return role(ctx, c)
-	}
-	client, err := kubernetes.NewForConfig(rest.AddUserAgent(c, name+"-lease"))
+	c, err := newClients(config, name)
 	if err != nil {
 		return err
 	}
-	return lead(ctx, client, name, w.Logger, func(ctx context.Context) error { return role(ctx, c) })
+	defer c.shared.Shutdown()
+	if !w.LeaderElect {
+		return role(ctx, c)
+	}
+	return lead(ctx, c.client, name, w.Logger, func(ctx context.Context) error { return role(ctx, c) })
 }
 
 // RunControllers runs the controllers until the context ends. With a directory of an authority they sign certificates.
 func RunControllers(ctx context.Context, w Worker, pkiDir string) error {
-	return w.run(ctx, "keelson-controllers", func(ctx context.Context, c *rest.Config) error {
-		cfg := Control{CA: c.CAData, PodRange: netip.MustParsePrefix(podRange), Logger: w.Logger.Named("controllers")}
+	return w.run(ctx, "keelson-controllers", func(ctx context.Context, c *clients) error {
+		cfg := Control{CA: c.config.CAData, PodRange: netip.MustParsePrefix(podRange), Logger: w.Logger.Named("controllers")}
 		if _, err := os.Stat(pkiDir); err == nil {
 			s, err := pki.Open(pkiDir, time.Now)
 			if err != nil {
@@ -141,5 +146,12 @@ func RunControllers(ctx context.Context, w Worker, pkiDir string) error {
 			cfg.Signer = s
 		}
 		return control(ctx, c, cfg)
+	})
+}
+
+// RunScheduler runs the scheduler until the context ends.
+func RunScheduler(ctx context.Context, w Worker, conf *config.Configuration) error {
+	return w.run(ctx, "keelson-scheduler", func(ctx context.Context, c *clients) error {
+		return schedule(ctx, c, Schedule{Configuration: conf, Logger: w.Logger.Named("scheduler")})
 	})
 }
