@@ -52,8 +52,8 @@ type controllerSet struct {
 	events   record.EventRecorder
 }
 
-// control runs all controllers until the context ends.
-func control(ctx context.Context, c *clients, cfg Control) error {
+// control runs all controllers until the context ends. It calls started once their informers are started.
+func control(ctx context.Context, c *clients, cfg Control, started func()) error {
 	md, err := metadata.NewForConfig(c.config)
 	if err != nil {
 		return err
@@ -70,6 +70,7 @@ func control(ctx context.Context, c *clients, cfg Control) error {
 		return err
 	}
 	s.shared.StartWithContext(ctx)
+	started()
 	g, ctx := errgroup.WithContext(ctx)
 	for _, c := range all {
 		g.Go(func() error { return ended(ctx, c.Run(ctx)) })

@@ -26,6 +26,8 @@ type Options struct {
 	Scheduler *config.Configuration
 	// Out is told of the stages.
 	Out io.Writer
+	// Ready is called once everything runs, if it is not nil, with where the API server is and the file that says so.
+	Ready func(url, kubeconfig string)
 }
 
 // podRange is the addresses of pods.
@@ -61,19 +63,6 @@ func (o *Options) work(ctx context.Context, s *apiServer, p *progress) error {
 	}
 	defer c.shared.Shutdown()
 	g, ctx := errgroup.WithContext(ctx)
-	p.stage("controllers")
-	g.Go(func() error {
-		return control(ctx, c, Control{CA: s.pki.CA(), Signer: s.pki, PodRange: netip.MustParsePrefix(podRange), Logger: o.Logger.Named("controllers")})
-	})
-	p.stage("scheduler")
-	g.Go(func() error {
-		return schedule(ctx, c, Schedule{Configuration: o.Scheduler, Registerer: s.registry, Logger: o.Logger.Named("scheduler")})
-	})
-	if o.HollowNodes > 0 {
-		p.stage(fmt.Sprintf("%d hollow nodes", o.HollowNodes))
-		g.Go(func() error { return ended(ctx, hollowNodes(ctx, c, o.HollowNodes, o.Logger.Named("hollow"))) })
-	}
-	p.ready(s.url(), s.kubeconfig())
 	g.Go(func() error {
 		select {
 		case err := <-s.ended:
@@ -83,16 +72,53 @@ func (o *Options) work(ctx context.Context, s *apiServer, p *progress) error {
 			return nil
 		}
 	})
+	started, registered := make(chan struct{}), make(chan struct{})
+	g.Go(func() error {
+		cfg := Control{CA: s.pki.CA(), Signer: s.pki, PodRange: netip.MustParsePrefix(podRange), Logger: o.Logger.Named("controllers")}
+		return control(ctx, c, cfg, func() { close(started) })
+	})
+	g.Go(func() error {
+		return schedule(ctx, c, Schedule{Configuration: o.Scheduler, Registerer: s.registry, Logger: o.Logger.Named("scheduler")})
+	})
+	g.Go(func() error {
+		return ended(ctx, hollowNodes(ctx, c, o.HollowNodes, o.Logger.Named("hollow"), func() { close(registered) }))
+	})
+	p.stage("controllers and scheduler")
+	if wait(ctx, started) {
+		c.shared.WaitForCacheSync(ctx.Done())
+	}
+	p.stage(fmt.Sprintf("hollow nodes: %d", o.HollowNodes))
+	if wait(ctx, registered) {
+		p.ready(s.url(), s.kubeconfig())
+		if o.Ready != nil {
+			o.Ready(s.url(), s.kubeconfig())
+		}
+	}
 	return g.Wait()
 }
 
-func hollowNodes(ctx context.Context, c *clients, count int, lg *zap.Logger) error {
+// wait tells whether the channel was closed before the context ended.
+func wait(ctx context.Context, c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// hollowNodes runs simulated nodes, and calls registered when the API server knows them.
+func hollowNodes(ctx context.Context, c *clients, count int, lg *zap.Logger, registered func()) error {
+	if count == 0 {
+		registered()
+		return nil
+	}
 	n, err := hollow.New(c.client, c.shared, hollow.Config{Count: count, Version: "v1.37.2+keelson", Clock: clock.Real, Logger: lg})
 	if err != nil {
 		return err
 	}
 	c.shared.StartWithContext(ctx)
-	return n.Run(ctx)
+	return n.Run(ctx, registered)
 }
 
 // progress tells the stages of a start.

@@ -145,7 +145,7 @@ func RunControllers(ctx context.Context, w Worker, pkiDir string) error {
 			}
 			cfg.Signer = s
 		}
-		return control(ctx, c, cfg)
+		return control(ctx, c, cfg, func() {})
 	})
 }
 

@@ -131,12 +131,13 @@ func (n *Nodes) gone(o any) {
 	}
 }
 
-// Run registers the nodes and runs them until ctx ends.
-func (n *Nodes) Run(ctx context.Context) error {
+// Run registers the nodes, calls registered, and runs the nodes until ctx ends.
+func (n *Nodes) Run(ctx context.Context, registered func()) error {
 	defer n.queue.ShutDown()
 	if err := n.register(ctx); err != nil {
 		return err
 	}
+	registered()
 	if !cache.WaitForCacheSync(ctx.Done(), n.pods.HasSynced) {
 		return ctx.Err()
 	}

@@ -41,7 +41,7 @@ func TestLives(t *testing.T) {
 	require.NoError(t, err)
 	f.StartWithContext(ctx)
 	done := make(chan error, 1)
-	go func() { done <- n.Run(ctx) }()
+	go func() { done <- n.Run(ctx, func() {}) }()
 	defer func() { cancel(); require.NoError(t, <-done); f.Shutdown() }()
 
 	addresses := map[string]bool{}
