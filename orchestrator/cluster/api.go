@@ -45,6 +45,9 @@ type API struct {
 	Logger         *zap.Logger
 }
 
+// compactEvery is how long old revisions are kept in the store, at least.
+const compactEvery = 5 * time.Minute
+
 // issuer is who makes service account tokens, as the tokens say.
 const issuer = "https://kubernetes.default.svc.cluster.local"
 
@@ -92,7 +95,7 @@ func startAPI(ctx context.Context, cfg API) (s *apiServer, err error) {
 func (s *apiServer) build() error {
 	s.registry = prometheus.NewRegistry()
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	s.store = objectstore.New(objectstore.Config{Client: s.client, Logger: s.lg, Registerer: s.registry})
+	s.store = objectstore.New(objectstore.Config{Client: s.client, CompactEvery: compactEvery, Logger: s.lg, Registerer: s.registry})
 	key, err := s.pki.TokenKey()
 	if err != nil {
 		return err

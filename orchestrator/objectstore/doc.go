@@ -49,6 +49,12 @@
 // if that takes too long it reads the store. A get of now asks the store for the object if it is newer than the cache's.
 // Exact lists come from the cache if it holds that revision, or kept it for a list in pages, otherwise from the store.
 //
+// # Compaction
+//
+// Old revisions are compacted in the store every CompactEvery, to the revision of one interval before, so that a continue
+// token and a watch are good for at least that long. Several API servers agree by the key compact_rev_key, as kube-apiserver
+// does, on one that does it.
+//
 // # Concurrency
 //
 // A Store, a Collection and an Item may be used from any number of goroutines, a Stream's Next from one at a time. Reads

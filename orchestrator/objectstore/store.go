@@ -38,6 +38,8 @@ type Config struct {
 	BookmarkEvery time.Duration
 	// ProgressEvery is how often quiet watch caches learn how far the store is. Default 10 s.
 	ProgressEvery time.Duration
+	// CompactEvery is how often the store is compacted, to the revision it had that long before. 0: never.
+	CompactEvery time.Duration
 
 	Clock      clock.Clock           // nil: clock.Real
 	Logger     *zap.Logger           // nil: none
@@ -112,6 +114,9 @@ func New(cfg Config) *Store {
 		return client.LeaseID(r.GetID()), err
 	})
 	s.wg.Go(s.tick)
+	if cfg.CompactEvery > 0 {
+		s.wg.Go(s.compact)
+	}
 	return s
 }
 
