@@ -60,17 +60,18 @@ func apiserverCommand() *cobra.Command {
 	return cmd
 }
 
-// workerFlags are the flags of what is a client of the API server.
-func workerFlags(fs *pflag.FlagSet, w *cluster.Worker) {
+// workerFlags are the flags of what is a client of the API server. metrics is where its metrics are unless a flag says so.
+func workerFlags(fs *pflag.FlagSet, w *cluster.Worker, metrics string) {
 	fs.StringVar(&w.Kubeconfig, "kubeconfig", "data/kubeconfig", "How to reach the API server. A file that is not there yet is waited for.")
 	fs.BoolVar(&w.LeaderElect, "leader-elect", true, "Work only while holding a lease, so that several processes can run.")
+	fs.StringVar(&w.MetricsAddress, "metrics-address", metrics, "IP address and port to serve /metrics, /healthz and /readyz on over HTTP; empty: nowhere.")
 }
 
 func controllersCommand() *cobra.Command {
 	var w cluster.Worker
 	var pkiDir string
 	cmd := &cobra.Command{Use: "controllers", Short: "Run the controllers", Args: cobra.NoArgs}
-	workerFlags(cmd.Flags(), &w)
+	workerFlags(cmd.Flags(), &w, "127.0.0.1:10257")
 	cmd.Flags().StringVar(&pkiDir, "pki-dir", "data/pki", "Directory of the cluster's authority, with which certificates are signed.")
 	logs := logFlags(cmd.Flags())
 	cmd.RunE = func(*cobra.Command, []string) error {

@@ -35,7 +35,7 @@ func schedulerCommand() *cobra.Command {
 	var w cluster.Worker
 	var file string
 	cmd := &cobra.Command{Use: "scheduler", Short: "Run the scheduler", Args: cobra.NoArgs}
-	workerFlags(cmd.Flags(), &w)
+	workerFlags(cmd.Flags(), &w, "127.0.0.1:10259")
 	cmd.Flags().StringVar(&file, "config", "", "File with a KubeSchedulerConfiguration. Flags have precedence over it.")
 	logs := logFlags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

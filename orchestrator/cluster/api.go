@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
 	"k8s.io/client-go/rest"
 
@@ -93,8 +92,7 @@ func startAPI(ctx context.Context, cfg API) (s *apiServer, err error) {
 
 // build makes the parts of the server.
 func (s *apiServer) build() error {
-	s.registry = prometheus.NewRegistry()
-	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s.registry = newRegistry()
 	s.store = objectstore.New(objectstore.Config{Client: s.client, CompactEvery: compactEvery, Logger: s.lg, Registerer: s.registry})
 	key, err := s.pki.TokenKey()
 	if err != nil {

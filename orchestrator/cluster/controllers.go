@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -34,8 +35,9 @@ type Control struct {
 		Sign(template *x509.Certificate, public crypto.PublicKey) ([]byte, error)
 	}
 	// PodRange is the addresses of pods, of which every node gets a part.
-	PodRange netip.Prefix
-	Logger   *zap.Logger
+	PodRange   netip.Prefix
+	Registerer prometheus.Registerer // nil: none
+	Logger     *zap.Logger
 }
 
 // nodeBits is the prefix of a node's part of the pods' range.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -26,7 +27,9 @@ type Worker struct {
 	Kubeconfig string
 	// LeaderElect makes it work only while it holds a lease.
 	LeaderElect bool
-	Logger      *zap.Logger
+	// MetricsAddress is where metrics and health are served over HTTP, as host:port; "": nowhere.
+	MetricsAddress string
+	Logger         *zap.Logger
 }
 
 // Times of the election: who does not renew its lease for leaseDuration has lost it.
@@ -118,7 +121,15 @@ func (w *Worker) config(ctx context.Context) (*rest.Config, error) {
 const protobuf = "application/vnd.kubernetes.protobuf"
 
 // run runs a role: behind a lease, if so wanted.
-func (w *Worker) run(ctx context.Context, name string, role func(ctx context.Context, c *clients) error) error {
+func (w *Worker) run(ctx context.Context, name string, role func(ctx context.Context, c *clients, r *prometheus.Registry) error) error {
+	registry := newRegistry()
+	if w.MetricsAddress != "" {
+		stop, err := monitor(w.MetricsAddress, registry, w.Logger)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
 	config, err := w.config(ctx)
 	if err != nil {
 		return ended(ctx, err)
@@ -129,15 +140,15 @@ func (w *Worker) run(ctx context.Context, name string, role func(ctx context.Con
 	}
 	defer c.shared.Shutdown()
 	if !w.LeaderElect {
-		return role(ctx, c)
+		return role(ctx, c, registry)
 	}
-	return lead(ctx, c.client, name, w.Logger, func(ctx context.Context) error { return role(ctx, c) })
+	return lead(ctx, c.client, name, w.Logger, func(ctx context.Context) error { return role(ctx, c, registry) })
 }
 
 // RunControllers runs the controllers until the context ends. With a directory of an authority they sign certificates.
 func RunControllers(ctx context.Context, w Worker, pkiDir string) error {
-	return w.run(ctx, "keelson-controllers", func(ctx context.Context, c *clients) error {
-		cfg := Control{CA: c.config.CAData, PodRange: netip.MustParsePrefix(podRange), Logger: w.Logger.Named("controllers")}
+	return w.run(ctx, "keelson-controllers", func(ctx context.Context, c *clients, r *prometheus.Registry) error {
+		cfg := Control{CA: c.config.CAData, PodRange: netip.MustParsePrefix(podRange), Registerer: r, Logger: w.Logger.Named("controllers")}
 		if _, err := os.Stat(pkiDir); err == nil {
 			s, err := pki.Open(pkiDir, time.Now)
 			if err != nil {
@@ -151,7 +162,7 @@ func RunControllers(ctx context.Context, w Worker, pkiDir string) error {
 
 // RunScheduler runs the scheduler until the context ends.
 func RunScheduler(ctx context.Context, w Worker, conf *config.Configuration) error {
-	return w.run(ctx, "keelson-scheduler", func(ctx context.Context, c *clients) error {
-		return schedule(ctx, c, Schedule{Configuration: conf, Logger: w.Logger.Named("scheduler")})
+	return w.run(ctx, "keelson-scheduler", func(ctx context.Context, c *clients, r *prometheus.Registry) error {
+		return schedule(ctx, c, Schedule{Configuration: conf, Registerer: r, Logger: w.Logger.Named("scheduler")})
 	})
 }
