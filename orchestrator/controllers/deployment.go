@@ -133,7 +133,10 @@ func (d *deploymentController) syncOne(ctx context.Context, key string) error {
 	if dep.DeletionTimestamp != nil {
 		return r.updateStatus(ctx)
 	}
-	return r.proceed(ctx)
+	if err := r.proceed(ctx); !errors.Is(err, errTerminating) {
+		return err
+	}
+	return nil
 }
 
 // claimed returns the replica sets of a deployment; it adopts orphans and releases what it does not select any more.

@@ -12,8 +12,11 @@ import (
 	"github.com/stretchr/testify/require"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	ktesting "k8s.io/client-go/testing"
 	"k8s.io/utils/ptr"
 
 	"github.com/keelson-io/keelson/internal/clock"
@@ -264,4 +267,25 @@ func TestShares(t *testing.T) {
 		require.Equal(t, total+more, got[0]+got[1]+got[2], "%d %d %d and %d: %v", a, b, c, more, got)
 		require.GreaterOrEqual(t, slices.Min(got), int32(0))
 	}
+}
+
+// TestTerminatingNamespace has a deployment whose replica set was deleted with its namespace.
+func TestTerminatingNamespace(t *testing.T) {
+	w := newWorld(t, newDeployment(3, nil))
+	refused := make(chan struct{}, 100)
+	w.client.PrependReactor("create", "replicasets", func(ktesting.Action) (bool, runtime.Object, error) {
+		err := apierrors.NewForbidden(appsv1.Resource("replicasets"), "web", errors.New("the namespace goes"))
+		err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: corev1.NamespaceTerminatingCause}}
+		select {
+		case refused <- struct{}{}:
+		default:
+		}
+		return true, nil, err
+	})
+	dc, err := NewDeployment(w.client, w.factory, w.events, clock.Real, nil)
+	require.NoError(t, err)
+	w.run(dc)
+	<-refused
+	w.edit(func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To(int32(5)) })
+	<-refused
 }

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -360,6 +361,9 @@ func (r *rollout) inherit(rs *appsv1.ReplicaSet, revision string, exists bool) b
 	return changed
 }
 
+// errTerminating ends a rollout whose namespace is being deleted: there is nothing left to do.
+var errTerminating = errors.New("the namespace is being deleted")
+
 func (r *rollout) makeLatest(ctx context.Context, revision string) error {
 	hash, err := templateHash(&r.dep.Spec.Template, r.dep.Status.CollisionCount)
 	if err != nil {
@@ -391,7 +395,7 @@ func (r *rollout) makeLatest(ctx context.Context, revision string) error {
 	case apierrors.IsAlreadyExists(err):
 		return r.collided(ctx, rs)
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		return nil
+		return errTerminating
 	case err != nil:
 		msg := fmt.Sprintf("Failed to create new replica set %q: %v", rs.Name, err)
 		if r.dep.Spec.ProgressDeadlineSeconds != nil {
