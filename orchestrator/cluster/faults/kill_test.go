@@ -35,6 +35,7 @@ const (
 // TestKill kills the whole platform under load, again and again: every acknowledged write is still there, and every
 // controller goes on.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	dir, port := t.TempDir(), clustertest.FreePort(t)
 	config := filepath.Join(dir, "kubeconfig")
 	up := clustertest.NewProgram(t, filepath.Join(dir, "log"), "up", "--data-dir", filepath.Join(dir, "data"),
