@@ -7,13 +7,15 @@
 //	apiserver.crt apiserver.key   serving certificate, one year
 //	<name>.crt <name>.key         client certificates, one year
 //	sa.key                        signs service account tokens
+//	lock                          held while something is made
 //
 // A certificate that has less than a third of its time left, does not name all addresses that are asked for, or was not
 // signed by the authority is made anew. Nobody has to renew anything by hand.
 //
 // # Concurrency
 //
-// A Store may be used from any number of goroutines.
+// A Store may be used from any number of goroutines, and a directory by any number of processes: what is made is made under a
+// lock on the file lock.
 package pki
 
 import (
@@ -35,6 +37,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -60,6 +64,11 @@ func Open(dir string, now func() time.Time) (*Store, error) {
 		return nil, fmt.Errorf("pki: %w", err)
 	}
 	s := &Store{dir: dir, now: now}
+	unlock, err := s.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	cert, key, err := s.load("ca")
 	if _, none := os.Stat(s.path("ca", "crt")); errors.Is(none, fs.ErrNotExist) {
 		cert, key, err = s.makeCA()
@@ -124,8 +133,11 @@ func (s *Store) PEM(name string) (cert, key []byte, err error) {
 
 // TokenKey returns the key that signs service account tokens.
 func (s *Store) TokenKey() (*ecdsa.PrivateKey, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	unlock, err := s.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	key, err := s.loadKey("sa")
 	if errors.Is(err, fs.ErrNotExist) {
 		key, err = s.makeKey("sa")
@@ -146,10 +158,13 @@ func (s *Store) template(subject pkix.Name, usage x509.ExtKeyUsage) *x509.Certif
 
 // pair returns the certificate of a name, made anew unless it is as the template wants it.
 func (s *Store) pair(name string, want *x509.Certificate) (tls.Certificate, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	unlock, err := s.lock()
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	defer unlock()
 	cert, key, err := s.load(name)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errMismatch) {
 		return tls.Certificate{}, fmt.Errorf("pki: %s: %w", name, err)
 	}
 	if err != nil || !s.fits(cert, want) {
@@ -233,6 +248,28 @@ func (s *Store) makeKey(name string) (*ecdsa.PrivateKey, error) {
 	return key, replace(s.path(name, "key"), encode("EC PRIVATE KEY", der), 0o600)
 }
 
+// errMismatch is what is left when a process was killed while it made a certificate anew.
+var errMismatch = errors.New("key and certificate do not belong together")
+
+// lock keeps other goroutines and other processes from making what this one is about to make.
+func (s *Store) lock() (unlock func(), err error) {
+	s.mu.Lock()
+	f, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err == nil {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}
+	if err != nil {
+		s.mu.Unlock()
+		return nil, fmt.Errorf("pki: %w", err)
+	}
+	return func() {
+		_ = f.Close() // which unlocks
+		s.mu.Unlock()
+	}, nil
+}
+
 func (s *Store) path(name, ext string) string { return filepath.Join(s.dir, name+"."+ext) }
 
 func (s *Store) load(name string) (*x509.Certificate, crypto.Signer, error) {
@@ -249,7 +286,7 @@ func (s *Store) load(name string) (*x509.Certificate, crypto.Signer, error) {
 		return nil, nil, err
 	}
 	if !key.PublicKey.Equal(cert.PublicKey) {
-		return nil, nil, fmt.Errorf("%s and %s do not belong together", s.path(name, "crt"), s.path(name, "key"))
+		return nil, nil, fmt.Errorf("%s and %s: %w", s.path(name, "crt"), s.path(name, "key"), errMismatch)
 	}
 	return cert, key, nil
 }

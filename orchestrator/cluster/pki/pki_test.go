@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 )
 
 func TestHandshake(t *testing.T) {
@@ -98,4 +99,43 @@ func TestDamaged(t *testing.T) {
 	require.NoError(t, os.Remove(filepath.Join(dir, "ca.key")))
 	_, err = Open(dir, time.Now)
 	require.Error(t, err, "an authority without its key is not replaced silently")
+}
+
+// TestTogether has many processes, for which Stores of their own stand, make a cluster's certificates at once.
+func TestTogether(t *testing.T) {
+	dir := t.TempDir()
+	var g errgroup.Group
+	authorities, serving := make([]string, 8), make([]string, 8)
+	for i := range authorities {
+		g.Go(func() error {
+			s, err := Open(dir, time.Now)
+			if err != nil {
+				return err
+			}
+			c, err := s.Server("apiserver", "127.0.0.1")
+			authorities[i], serving[i] = string(s.CA()), string(c.Certificate[0])
+			return err
+		})
+	}
+	require.NoError(t, g.Wait())
+	for i := range authorities {
+		require.Equal(t, authorities[0], authorities[i])
+		require.Equal(t, serving[0], serving[i])
+	}
+}
+
+// TestHalfMade finds a key that was made anew, and the certificate of the one before.
+func TestHalfMade(t *testing.T) {
+	s, err := Open(t.TempDir(), time.Now)
+	require.NoError(t, err)
+	first, err := s.Client("admin", "admin")
+	require.NoError(t, err)
+	_, err = s.makeKey("admin")
+	require.NoError(t, err)
+	second, err := s.Client("admin", "admin")
+	require.NoError(t, err)
+	require.NotEqual(t, first.Certificate, second.Certificate)
+	third, err := s.Client("admin", "admin")
+	require.NoError(t, err)
+	require.Equal(t, second.Certificate, third.Certificate)
 }
