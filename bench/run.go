@@ -128,7 +128,7 @@ func (l *loop) work(ctx context.Context, e *Env, s *Session, w *Worker, r *Recor
 // await waits until operation n is due, if it is to wait for anything. It returns false if the run is over.
 func (l *loop) await(ctx context.Context, w *Worker, n int64) bool {
 	now := time.Now()
-	w.Begin = now
+	w.Begin, w.N = now, n
 	if l.rate > 0 {
 		w.Begin = l.start.Add(Due(n, l.rate))
 	}

@@ -16,6 +16,7 @@ type Op func(ctx context.Context, e *Env, w *Worker) error
 type Worker struct {
 	ID    int
 	Rng   *rand.Rand
+	N     int64     // the number of the operation
 	Begin time.Time // when the operation began, or in an open loop should have begun
 }
 

@@ -18,6 +18,8 @@ func upCommand() *cobra.Command {
 	apiFlags(cmd.Flags(), &o.API)
 	cmd.Flags().StringSliceVar(&o.StoreEndpoints, "store-endpoints", nil, "Client URLs of a Keelson or etcd cluster (default: an embedded member).")
 	cmd.Flags().IntVar(&o.HollowNodes, "hollow-nodes", 1, "Number of simulated nodes.")
+	cmd.Flags().IntVar(&o.HollowZones, "hollow-zones", 0, "Number of zones that the simulated nodes are spread over; 0: none.")
+	cmd.Flags().BoolVar(&o.HollowUnstarted, "hollow-unstarted", false, "Simulated nodes leave pods pending, for measurements of the scheduler.")
 	schedulerConfig := cmd.Flags().String("scheduler-config", "", "File with a KubeSchedulerConfiguration.")
 	logs := logFlags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {

@@ -73,6 +73,7 @@ func (a *API) others() (http.Handler, error) {
 		mux.Handle(identity.ConfigurationPath, d)
 		mux.Handle(identity.KeysPath, d)
 	}
+	profiling(mux)
 	mux.HandleFunc("/{$}", serveRoot)
 	return mux, nil
 }
@@ -114,7 +115,7 @@ func serveVersion(w http.ResponseWriter, _ *http.Request) {
 // serveRoot lists the paths below the root.
 func serveRoot(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, map[string][]string{"paths": {
-		"/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3",
+		"/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/debug/pprof", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3",
 		"/openid/v1/jwks", "/readyz", "/version",
 	}})
 }

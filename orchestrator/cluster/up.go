@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/keelson-io/keelson/internal/clock"
@@ -20,8 +19,10 @@ import (
 // Options say what Up runs.
 type Options struct {
 	API
-	// HollowNodes is the number of simulated nodes.
-	HollowNodes int
+	// HollowNodes is the number of simulated nodes, HollowZones that of the zones that they are in, 0 for none.
+	HollowNodes, HollowZones int
+	// HollowUnstarted makes simulated nodes leave pods pending, for measurements of the scheduler.
+	HollowUnstarted bool
 	// Scheduler is the scheduler's configuration; nil: the default.
 	Scheduler *config.Configuration
 	// Out is told of the stages.
@@ -81,7 +82,7 @@ func (o *Options) work(ctx context.Context, s *apiServer, p *progress) error {
 		return schedule(ctx, c, Schedule{Configuration: o.Scheduler, Registerer: s.registry, Logger: o.Logger.Named("scheduler")})
 	})
 	g.Go(func() error {
-		return ended(ctx, hollowNodes(ctx, c, o.HollowNodes, o.Logger.Named("hollow"), func() { close(registered) }))
+		return ended(ctx, o.hollowNodes(ctx, c, func() { close(registered) }))
 	})
 	p.stage("controllers and scheduler")
 	if wait(ctx, started) {
@@ -108,12 +109,14 @@ func wait(ctx context.Context, c <-chan struct{}) bool {
 }
 
 // hollowNodes runs simulated nodes, and calls registered when the API server knows them.
-func hollowNodes(ctx context.Context, c *clients, count int, lg *zap.Logger, registered func()) error {
-	if count == 0 {
+func (o *Options) hollowNodes(ctx context.Context, c *clients, registered func()) error {
+	if o.HollowNodes == 0 {
 		registered()
 		return nil
 	}
-	n, err := hollow.New(c.client, c.shared, hollow.Config{Count: count, Version: "v1.37.2+keelson", Clock: clock.Real, Logger: lg})
+	n, err := hollow.New(c.client, c.shared, hollow.Config{
+		Count: o.HollowNodes, Zones: o.HollowZones, Unstarted: o.HollowUnstarted, Version: "v1.37.2+keelson", Clock: clock.Real, Logger: o.Logger.Named("hollow"),
+	})
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -52,8 +53,12 @@ type Config struct {
 	Prefix   string // of their names; "hollow-"
 	Capacity corev1.ResourceList
 	Version  string // of the kubelet that they claim to be
-	Clock    clock.Clock
-	Logger   *zap.Logger
+	Zones    int    // over which nodes are spread evenly; 0: nodes are in no zone
+	// Unstarted leaves pods pending for ever: they are bound, and go when they are deleted, but their status is not written.
+	// It is for measurements of schedulers, which the work of thousands of nodes in the same process would distort.
+	Unstarted bool
+	Clock     clock.Clock
+	Logger    *zap.Logger
 }
 
 const (
@@ -61,6 +66,7 @@ const (
 	// renewInterval is a quarter of the time after which a node that is not heard from is suspected.
 	renewInterval = leaseSeconds / 4 * time.Second
 	workers       = 8
+	registering   = 32 // nodes at the same time
 )
 
 // Nodes are hollow nodes.
@@ -156,25 +162,33 @@ func (n *Nodes) Run(ctx context.Context, registered func()) error {
 }
 
 func (n *Nodes) register(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(registering)
 	for i := range n.cfg.Count {
-		node := n.node(i)
-		made, err := n.client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
-		if apierrors.IsAlreadyExists(err) {
-			made, err = n.client.CoreV1().Nodes().Get(ctx, node.Name, metav1.GetOptions{})
-		}
-		if err == nil {
-			made = made.DeepCopy()
-			made.Status = node.Status
-			_, err = n.client.CoreV1().Nodes().UpdateStatus(ctx, made, metav1.UpdateOptions{})
-		}
-		if err == nil {
-			err = n.renew(ctx, node.Name)
-		}
-		if err != nil {
-			return fmt.Errorf("hollow: registering %s: %w", node.Name, err)
-		}
+		g.Go(func() error {
+			if err := n.registerOne(ctx, n.node(i)); err != nil {
+				return fmt.Errorf("hollow: registering %s: %w", n.Name(i), err)
+			}
+			return nil
+		})
 	}
-	return nil
+	return g.Wait()
+}
+
+func (n *Nodes) registerOne(ctx context.Context, node *corev1.Node) error {
+	made, err := n.client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		made, err = n.client.CoreV1().Nodes().Get(ctx, node.Name, metav1.GetOptions{})
+	}
+	if err != nil {
+		return err
+	}
+	made = made.DeepCopy()
+	made.Status = node.Status
+	if _, err = n.client.CoreV1().Nodes().UpdateStatus(ctx, made, metav1.UpdateOptions{}); err != nil {
+		return err
+	}
+	return n.renew(ctx, node.Name)
 }
 
 func (n *Nodes) node(i int) *corev1.Node {
@@ -183,10 +197,12 @@ func (n *Nodes) node(i int) *corev1.Node {
 	condition := func(t corev1.NodeConditionType, s corev1.ConditionStatus, reason, message string) corev1.NodeCondition {
 		return corev1.NodeCondition{Type: t, Status: s, Reason: reason, Message: message, LastHeartbeatTime: now, LastTransitionTime: now}
 	}
+	labels := map[string]string{corev1.LabelHostname: name, corev1.LabelOSStable: "linux", corev1.LabelArchStable: "amd64"}
+	if n.cfg.Zones > 0 {
+		labels[corev1.LabelTopologyZone] = "zone-" + strconv.Itoa(i%n.cfg.Zones)
+	}
 	return &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{
-			corev1.LabelHostname: name, corev1.LabelOSStable: "linux", corev1.LabelArchStable: "amd64",
-		}},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels},
 		Status: corev1.NodeStatus{
 			Capacity: n.cfg.Capacity, Allocatable: n.cfg.Capacity,
 			Conditions: []corev1.NodeCondition{
@@ -281,6 +297,9 @@ func (n *Nodes) sync(ctx context.Context, key string) (again time.Duration, err 
 			err = nil
 		}
 		return 0, err
+	}
+	if n.cfg.Unstarted {
+		return 0, nil
 	}
 	status, again := n.step(p)
 	if status == nil {
