@@ -17,10 +17,10 @@ build: ## build bin/keelson and the links etcd, etcdctl, etcdutl to it
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/keelson ./cmd/keelson
 	@for l in etcd etcdctl etcdutl; do ln -sf keelson $(BIN)/$$l; done
 
-up: build ## build and run Keelson: one store member on 127.0.0.1:2379, data in ./data
-	$(BIN)/keelson server --name keelson --data-dir data --log-format console
+up: build ## build and run the whole platform in one process: API server on https://127.0.0.1:6443, data in ./data
+	$(BIN)/keelson up --data-dir data
 
-cluster: build ## build and run the three members of the Procfile
+cluster: build ## build and run the Procfile: three store members, API server, controllers, scheduler, nodes
 	$(GO) tool goreman -set-ports=false start
 
 test: build peers ## run all tests: vet, lint, unit, conformance against the real etcd

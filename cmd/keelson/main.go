@@ -39,7 +39,7 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(upCommand(), apiserverCommand(), controllersCommand(), schedulerCommand(), explainCommand(), kubectlCommand(),
+	root.AddCommand(upCommand(), apiserverCommand(), controllersCommand(), schedulerCommand(), hollowCommand(), explainCommand(), kubectlCommand(),
 		serverCommand(), ctl.Command(), utl.Command(), benchCommand(), versionCommand())
 	return root
 }

@@ -17,7 +17,9 @@ import (
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
+	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/orchestrator/cluster/pki"
+	"github.com/keelson-io/keelson/orchestrator/hollow"
 	"github.com/keelson-io/keelson/orchestrator/scheduler/config"
 )
 
@@ -164,5 +166,20 @@ func RunControllers(ctx context.Context, w Worker, pkiDir string) error {
 func RunScheduler(ctx context.Context, w Worker, conf *config.Configuration) error {
 	return w.run(ctx, "keelson-scheduler", func(ctx context.Context, c *clients, r *prometheus.Registry) error {
 		return schedule(ctx, c, Schedule{Configuration: conf, Registerer: r, Logger: w.Logger.Named("scheduler")})
+	})
+}
+
+// RunHollow runs simulated nodes until the context ends. The prefix begins their names.
+func RunHollow(ctx context.Context, w Worker, count int, prefix string) error {
+	w.LeaderElect = false
+	return w.run(ctx, "keelson-hollow", func(ctx context.Context, c *clients, _ *prometheus.Registry) error {
+		n, err := hollow.New(c.client, c.shared, hollow.Config{
+			Count: count, Prefix: prefix, Version: "v1.37.2+keelson", Clock: clock.Real, Logger: w.Logger.Named("hollow"),
+		})
+		if err != nil {
+			return err
+		}
+		c.shared.StartWithContext(ctx)
+		return ended(ctx, n.Run(ctx, func() {}))
 	})
 }
