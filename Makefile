@@ -26,7 +26,7 @@ cluster: build ## build and run the Procfile: three store members, API server, c
 test: build peers ## run all tests: vet, lint, unit, conformance against the real etcd
 	$(MAKE) lint
 	$(GOTEST) $(PKGS)
-	cd peers && $(GO) test -timeout 15m ./...
+	@for m in peers peers/*/go.mod; do (cd $${m%/go.mod} && $(GO) vet ./... && $(GO) test -timeout 15m ./...) || exit 1; done
 
 race: build peers ## run all tests under the race detector
 	$(GO) test -race -tags invariants -timeout 40m $(PKGS)
@@ -50,11 +50,12 @@ lint: ## go vet and staticcheck (pinned in tools/lint)
 	cd tools/lint && $(GO) build -o ../../$(BIN)/staticcheck honnef.co/go/tools/cmd/staticcheck
 	$(BIN)/staticcheck -tags invariants $(PKGS)
 
-peers: ## build the real etcd, etcdctl and etcdutl into bin/peers: oracle for tests, rival for benchmarks
+peers: ## build the real etcd, etcdctl, etcdutl and kubectl into bin/peers: oracles for tests, rivals for benchmarks
 	@mkdir -p $(BIN)/peers
 	cd peers && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(BIN)/peers/etcd go.etcd.io/etcd/server/v3
 	cd peers && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(BIN)/peers/etcdctl go.etcd.io/etcd/etcdctl/v3
 	cd peers && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(BIN)/peers/etcdutl go.etcd.io/etcd/etcdutl/v3
+	cd peers/kubectl && CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X k8s.io/component-base/version.gitVersion=$$($(GO) list -m -f '{{.Version}}' k8s.io/kubectl | sed s/v0/v1/)" -o ../../$(BIN)/peers/kubectl .
 
 generate: ## regenerate api/*.pb.go (needs protoc and protoc-gen-go)
 	protoc -I api -I $$($(GO) list -m -f '{{.Dir}}' go.etcd.io/raft/v3) --go_out=. --go_opt=module=github.com/keelson-io/keelson \
