@@ -161,6 +161,9 @@ func (p *progress) print(format string, a ...any) {
 func (p *progress) ready(url, kubeconfig string) {
 	p.end()
 	p.print("ready: %s", url)
+	if abs, err := filepath.Abs(kubeconfig); err == nil {
+		kubeconfig = abs
+	}
 	_, _ = fmt.Fprintf(p.out, "\n  export KUBECONFIG=%s\n  kubectl get nodes\n\n", kubeconfig)
 }
 
