@@ -11,6 +11,8 @@ import (
 // concurrent packages must say in their documentation who may call what from where.
 var concurrent = []string{
 	"wal", "mvcc", "mvcc/backend", "lease", "raftnode", "raftnode/transport", "server/apply", "client",
+	"orchestrator/kinds", "orchestrator/objectstore", "orchestrator/apiserver", "orchestrator/apiserver/verbs", "orchestrator/controllers",
+	"orchestrator/controllers/garbage", "orchestrator/scheduler", "orchestrator/scheduler/core", "orchestrator/hollow", "orchestrator/cluster",
 }
 
 func TestPackagesAreDocumented(t *testing.T) {

@@ -9,8 +9,8 @@
 //	scheduler    likewise
 //	hollow       simulated nodes
 //
-// Each role is a function that runs until its context ends. Up runs all of them and stops them in reverse; Serve, Control and
-// Schedule run one each, as processes of their own.
+// Each role is a function that runs until its context ends. Up runs all of them and stops them in reverse; Serve,
+// RunControllers, RunScheduler and RunHollow run one each, as processes of their own.
 //
 // # Concurrency
 //
