@@ -17,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"k8s.io/client-go/rest"
 
 	"github.com/keelson-io/keelson/client"
@@ -69,7 +70,7 @@ type apiServer struct {
 
 // startAPI starts an API server and returns when it is ready.
 func startAPI(ctx context.Context, cfg API) (s *apiServer, err error) {
-	s = &apiServer{cfg: cfg, lg: cfg.Logger, ended: make(chan error, 2)}
+	s = &apiServer{cfg: cfg, lg: sampled(cfg.Logger), ended: make(chan error, 2)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -84,10 +85,44 @@ func startAPI(ctx context.Context, cfg API) (s *apiServer, err error) {
 	if s.client, err = client.New(client.Config{Endpoints: cfg.StoreEndpoints}); err != nil {
 		return s, fmt.Errorf("cluster: the store: %w", err)
 	}
+	if err := s.reach(ctx); err != nil {
+		return s, err
+	}
 	if err := s.build(); err != nil {
 		return s, err
 	}
 	return s, s.run(ctx)
+}
+
+// sampled is a logger that says the same thing a few times in a while only: what goes wrong with the store goes wrong for every
+// kind.
+func sampled(lg *zap.Logger) *zap.Logger {
+	return lg.WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(c, 10*time.Second, 2, 0)
+	}))
+}
+
+// storeAttempt bounds one attempt to reach the store, and is how often it is tried.
+const storeAttempt = 2 * time.Second
+
+// reach waits until the store answers.
+func (s *apiServer) reach(ctx context.Context) error {
+	for told := false; ; told = true {
+		attempt, cancel := context.WithTimeout(ctx, storeAttempt)
+		_, err := s.client.Get(attempt, "/registry", client.WithCountOnly())
+		if err == nil {
+			cancel()
+			return nil
+		}
+		if !told && ctx.Err() == nil {
+			s.lg.Warn("waiting for the store", zap.Strings("endpoints", s.cfg.StoreEndpoints), zap.Error(err))
+		}
+		<-attempt.Done()
+		cancel()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
 }
 
 // build makes the parts of the server.
@@ -249,7 +284,7 @@ func (q quiet) Write(p []byte) (int, error) {
 func Serve(ctx context.Context, cfg API) error {
 	s, err := startAPI(ctx, cfg)
 	if err != nil {
-		return err
+		return ended(ctx, err)
 	}
 	select {
 	case <-ctx.Done():

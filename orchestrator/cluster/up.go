@@ -42,7 +42,7 @@ func Up(ctx context.Context, o Options) (err error) {
 		p.stage("store")
 		m, err := startMember(ctx, filepath.Join(o.DataDir, "store"), o.Logger.Named("store"))
 		if err != nil {
-			return err
+			return ended(ctx, err)
 		}
 		defer func() { err = errors.Join(err, m.stop()) }()
 		o.StoreEndpoints = []string{m.endpoint}
@@ -50,7 +50,7 @@ func Up(ctx context.Context, o Options) (err error) {
 	p.stage("API server")
 	s, err := startAPI(ctx, o.API)
 	if err != nil {
-		return err
+		return ended(ctx, err)
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
 	return o.work(ctx, s, p)
