@@ -51,7 +51,7 @@ func (p *Patcher) manager(subresource string) (*managedfields.FieldManager, erro
 		return nil, fmt.Errorf("patch: types of %s: %w", p.kind.GroupVersionKind, err)
 	}
 	gv := p.kind.GroupVersion()
-	m, err := managedfields.NewDefaultCRDFieldManager(tc, converter{p.versions}, defaulter{p.kind}, creater{p.kind}, p.kind.GroupVersionKind, gv,
+	m, err := managedfields.NewDefaultCRDFieldManager(newLean(tc), converter{p.versions}, defaulter{p.kind}, creater{p.kind}, p.kind.GroupVersionKind, gv,
 		subresource, p.reset(subresource))
 	if err != nil {
 		return nil, err
