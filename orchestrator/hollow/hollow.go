@@ -67,6 +67,7 @@ const (
 	renewInterval = leaseSeconds / 4 * time.Second
 	workers       = 8
 	registering   = 32 // nodes at the same time
+	beaters       = 16
 )
 
 // Nodes are hollow nodes.
@@ -75,6 +76,7 @@ type Nodes struct {
 	client kubernetes.Interface
 	pods   cache.SharedIndexInformer
 	queue  workqueue.TypedRateLimitingInterface[string]
+	leases []*coordinationv1.Lease // of the nodes, as the last renewal left them; each belongs to the goroutine that renews it
 
 	mu        sync.Mutex
 	addresses map[string]netip.Addr // of pods, by UID
@@ -99,7 +101,7 @@ func New(client kubernetes.Interface, i informers.SharedInformerFactory, cfg Con
 		}
 	}
 	n := &Nodes{
-		cfg: cfg, client: client, pods: i.Core().V1().Pods().Informer(), addresses: map[string]netip.Addr{}, next: netip.MustParseAddr("10.128.0.1"),
+		cfg: cfg, client: client, pods: i.Core().V1().Pods().Informer(), leases: make([]*coordinationv1.Lease, cfg.Count), addresses: map[string]netip.Addr{}, next: netip.MustParseAddr("10.128.0.1"),
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[string]()),
 	}
 	_, err := n.pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -166,7 +168,7 @@ func (n *Nodes) register(ctx context.Context) error {
 	g.SetLimit(registering)
 	for i := range n.cfg.Count {
 		g.Go(func() error {
-			if err := n.registerOne(ctx, n.node(i)); err != nil {
+			if err := n.registerOne(ctx, i); err != nil {
 				return fmt.Errorf("hollow: registering %s: %w", n.Name(i), err)
 			}
 			return nil
@@ -175,7 +177,8 @@ func (n *Nodes) register(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (n *Nodes) registerOne(ctx context.Context, node *corev1.Node) error {
+func (n *Nodes) registerOne(ctx context.Context, i int) error {
+	node := n.node(i)
 	made, err := n.client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		made, err = n.client.CoreV1().Nodes().Get(ctx, node.Name, metav1.GetOptions{})
@@ -188,7 +191,7 @@ func (n *Nodes) registerOne(ctx context.Context, node *corev1.Node) error {
 	if _, err = n.client.CoreV1().Nodes().UpdateStatus(ctx, made, metav1.UpdateOptions{}); err != nil {
 		return err
 	}
-	return n.renew(ctx, node.Name)
+	return n.renew(ctx, i)
 }
 
 func (n *Nodes) node(i int) *corev1.Node {
@@ -222,43 +225,63 @@ func (n *Nodes) node(i int) *corev1.Node {
 	}
 }
 
-// beat renews the leases of all nodes, evenly over time.
+// beat renews the leases of all nodes, evenly over time. Every beater has its own nodes, so that no late answer makes the
+// others late.
 func (n *Nodes) beat(ctx context.Context) {
-	if n.cfg.Count == 0 {
-		return
-	}
-	t := n.cfg.Clock.NewTicker(renewInterval / time.Duration(n.cfg.Count))
-	defer t.Stop()
-	for i := 0; ; i = (i + 1) % n.cfg.Count {
-		select {
-		case <-t.C():
-		case <-ctx.Done():
-			return
-		}
-		if err := n.renew(ctx, n.Name(i)); err != nil && ctx.Err() == nil {
-			n.cfg.Logger.Warn("a node's lease was not renewed", zap.String("node", n.Name(i)), zap.Error(err))
-		}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	count := min(beaters, n.cfg.Count)
+	for first := range count {
+		wg.Go(func() {
+			t := n.cfg.Clock.NewTicker(renewInterval / time.Duration((n.cfg.Count-first+count-1)/count))
+			defer t.Stop()
+			for i := first; ; {
+				select {
+				case <-t.C():
+				case <-ctx.Done():
+					return
+				}
+				if err := n.renew(ctx, i); err != nil && ctx.Err() == nil {
+					n.cfg.Logger.Warn("a node's lease was not renewed", zap.String("node", n.Name(i)), zap.Error(err))
+				}
+				if i += count; i >= n.cfg.Count {
+					i = first
+				}
+			}
+		})
 	}
 }
 
-func (n *Nodes) renew(ctx context.Context, name string) error {
+// renew renews the lease of the i-th node: the one that the last renewal left, as kubelets do it, or if there is none or
+// somebody else changed it, the one that the API server has.
+func (n *Nodes) renew(ctx context.Context, i int) error {
+	name := n.Name(i)
 	leases := n.client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
 	now := metav1.NewMicroTime(n.cfg.Clock.Now())
-	l, err := leases.Get(ctx, name, metav1.GetOptions{})
+	var err error
+	l := n.leases[i]
+	n.leases[i] = nil
+	if l == nil {
+		if l, err = leases.Get(ctx, name, metav1.GetOptions{}); err == nil {
+			l = l.DeepCopy()
+		}
+	}
 	if apierrors.IsNotFound(err) {
-		_, err = leases.Create(ctx, &coordinationv1.Lease{
+		l, err = leases.Create(ctx, &coordinationv1.Lease{
 			ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: corev1.NamespaceNodeLease},
 			Spec:       coordinationv1.LeaseSpec{HolderIdentity: &name, LeaseDurationSeconds: ptr.To(int32(leaseSeconds)), RenewTime: &now},
 		}, metav1.CreateOptions{})
-		return err
+	} else if err == nil {
+		l.Spec.RenewTime = &now
+		l, err = leases.Update(ctx, l, metav1.UpdateOptions{})
 	}
 	if err != nil {
 		return err
 	}
 	l = l.DeepCopy()
-	l.Spec.RenewTime = &now
-	_, err = leases.Update(ctx, l, metav1.UpdateOptions{})
-	return err
+	l.ManagedFields = nil // the server knows them
+	n.leases[i] = l
+	return nil
 }
 
 func (n *Nodes) work(ctx context.Context) bool {

@@ -87,3 +87,67 @@ func TestLives(t *testing.T) {
 		return err != nil
 	}, 10*time.Second, 5*time.Millisecond)
 }
+
+// TestRenews renews leases without reading them, and goes on when somebody else changed one.
+func TestRenews(t *testing.T) {
+	client := fake.NewClientset()
+	f := informers.NewSharedInformerFactory(client, 0)
+	n, err := New(client, f, Config{Count: 2, Zones: 2, Version: "v1.37.0"})
+	require.NoError(t, err)
+	defer n.queue.ShutDown()
+	ctx := context.Background()
+	require.NoError(t, n.register(ctx))
+	verbs := func() (out []string) {
+		for _, a := range client.Actions() {
+			if a.GetResource().Resource == "leases" {
+				out = append(out, a.GetVerb())
+			}
+		}
+		client.ClearActions()
+		return out
+	}
+	require.ElementsMatch(t, []string{"get", "get", "create", "create"}, verbs())
+	leases := client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+	before, err := leases.Get(ctx, "hollow-1", metav1.GetOptions{})
+	require.NoError(t, err)
+	client.ClearActions()
+	require.NoError(t, n.renew(ctx, 1))
+	require.Equal(t, []string{"update"}, verbs())
+	after, err := leases.Get(ctx, "hollow-1", metav1.GetOptions{})
+	require.NoError(t, err)
+	require.True(t, after.Spec.RenewTime.After(before.Spec.RenewTime.Time))
+
+	require.NoError(t, leases.Delete(ctx, "hollow-1", metav1.DeleteOptions{}))
+	require.Error(t, n.renew(ctx, 1))
+	client.ClearActions()
+	require.NoError(t, n.renew(ctx, 1))
+	require.Equal(t, []string{"get", "create"}, verbs())
+
+	node, err := client.CoreV1().Nodes().Get(ctx, "hollow-1", metav1.GetOptions{})
+	require.NoError(t, err)
+	require.Equal(t, "zone-1", node.Labels[corev1.LabelTopologyZone])
+}
+
+// TestUnstarted leaves pods pending, but lets those go that are being deleted.
+func TestUnstarted(t *testing.T) {
+	dying := pod("dying", "hollow-0", corev1.RestartPolicyAlways, nil)
+	dying.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+	client := fake.NewClientset(pod("stays", "hollow-0", corev1.RestartPolicyAlways, nil), dying)
+	f := informers.NewSharedInformerFactory(client, 0)
+	n, err := New(client, f, Config{Count: 1, Unstarted: true})
+	require.NoError(t, err)
+	defer n.queue.ShutDown()
+	ctx, cancel := context.WithCancel(context.Background())
+	f.StartWithContext(ctx)
+	defer f.Shutdown()
+	defer cancel()
+	require.True(t, f.WaitForCacheSyncWithContext(ctx).Err == nil)
+	for _, name := range []string{"stays", "dying"} {
+		_, err := n.sync(ctx, "ns/"+name)
+		require.NoError(t, err)
+	}
+	left, err := client.CoreV1().Pods("ns").List(ctx, metav1.ListOptions{})
+	require.NoError(t, err)
+	require.Len(t, left.Items, 1)
+	require.Empty(t, left.Items[0].Status.Phase)
+}
