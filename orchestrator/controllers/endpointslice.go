@@ -67,7 +67,7 @@ func NewEndpointSlice(client kubernetes.Interface, i informers.SharedInformerFac
 			AddFunc: func(o any) { c.podChanged(nil, o) }, UpdateFunc: c.podChanged, DeleteFunc: func(o any) { c.podChanged(o, nil) },
 		}),
 		c.watch(slices.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: c.sliceSeen, UpdateFunc: c.sliceChanged, DeleteFunc: c.sliceWent}),
-		c.watch(nodes.Informer(), objects(func(*corev1.Node) { c.nodesChanged() })),
+		c.watch(nodes.Informer(), objects(func(*corev1.Node) { c.queue.AddAfter(nodesKey, nodesDelay) })),
 	)
 }
 
@@ -119,6 +119,13 @@ func (c *endpointSliceController) sliceWent(o any) {
 	}
 }
 
+// nodesKey in the queue stands for all nodes, which are looked at together nodesDelay after one of them changed: thousands of
+// them change at a time.
+const (
+	nodesKey   = "\x00nodes"
+	nodesDelay = time.Second
+)
+
 // nodesChanged looks again at services whose hints depend on where nodes are.
 func (c *endpointSliceController) nodesChanged() {
 	nodes, err := c.nodes.List(labels.Everything())
@@ -132,6 +139,10 @@ func (c *endpointSliceController) nodesChanged() {
 }
 
 func (c *endpointSliceController) syncOne(_ context.Context, key string) error {
+	if key == nodesKey {
+		c.nodesChanged()
+		return nil
+	}
 	namespace, name, err := cache.SplitMetaNamespaceKey(key)
 	if err != nil {
 		return err

@@ -1,16 +1,21 @@
 package controllers
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	corelisters "k8s.io/client-go/listers/core/v1"
 )
 
 func TestEndpointSlices(t *testing.T) {
@@ -77,4 +82,38 @@ func TestEndpointSlices(t *testing.T) {
 		require.NoError(t, w.client.DiscoveryV1().EndpointSlices("ns").Delete(w.ctx, s.Name, metav1.DeleteOptions{}))
 	}
 	expect("10.1.0.1:8080 true, 10.1.0.9:8080 false")
+}
+
+// countedNodes counts how often all nodes are looked at.
+type countedNodes struct {
+	corelisters.NodeLister
+	n atomic.Int32
+}
+
+func (c *countedNodes) List(s labels.Selector) ([]*corev1.Node, error) {
+	c.n.Add(1)
+	return c.NodeLister.List(s)
+}
+
+// TestEndpointSlicesManyNodes looks at all nodes together, not for each of them.
+func TestEndpointSlicesManyNodes(t *testing.T) {
+	const nodes = 300
+	var objects []runtime.Object
+	for i := range nodes {
+		objects = append(objects, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("n", i)}})
+	}
+	w := newWorld(t, objects...)
+	c, err := NewEndpointSlice(w.client, w.factory, w.events, nil)
+	require.NoError(t, err)
+	e := c.(*endpointSliceController)
+	counted := &countedNodes{NodeLister: e.nodes}
+	e.nodes = counted
+	w.run(c)
+	eventually(t, func() error {
+		if counted.n.Load() == 0 {
+			return errors.New("no node was looked at")
+		}
+		return nil
+	})
+	require.Less(t, counted.n.Load(), int32(10))
 }
