@@ -24,6 +24,7 @@ import (
 	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/orchestrator/controllers"
 	"github.com/keelson-io/keelson/orchestrator/controllers/garbage"
+	"github.com/keelson-io/keelson/orchestrator/controllers/inventory"
 )
 
 // Control says how the controllers are run.
@@ -114,10 +115,11 @@ func (s *controllerSet) controllers() (all []controllers.Controller, err error) 
 	if s.Signer != nil {
 		add(controllers.NewCSR(s.client, s.shared, s.Signer, clock.Real, lg))
 	}
+	inv := inventory.New(inventory.Config{Metadata: s.metadata, Resources: s.collectable, Clock: clock.Real, Logger: lg})
+	add(inv, nil)
 	cached := memory.NewMemCacheClient(s.client.Discovery())
-	add(garbage.New(garbage.Config{
-		Metadata: s.metadata, Mapper: restmapper.NewDeferredDiscoveryRESTMapper(cached), Resources: s.collectable, Clock: clock.Real, Logger: lg,
-	}), nil)
+	add(garbage.New(garbage.Config{Metadata: s.metadata, Mapper: restmapper.NewDeferredDiscoveryRESTMapper(cached), Inventory: inv, Logger: lg}), nil)
+	add(controllers.NewResourceQuota(s.client, s.shared, inv, clock.Real, lg))
 	return all, err
 }
 
@@ -142,14 +144,14 @@ func uncollected() map[schema.GroupResource]bool {
 	return map[schema.GroupResource]bool{{Resource: "events"}: true, {Group: "events.k8s.io", Resource: "events"}: true}
 }
 
-// collectable lists what the garbage collector looks after.
-func (s *controllerSet) collectable() ([]schema.GroupVersionResource, error) {
+// collectable lists what the inventory keeps.
+func (s *controllerSet) collectable() ([]inventory.Resource, error) {
 	all, err := s.preferred("delete", "list", "watch")
 	skip := uncollected()
-	var out []schema.GroupVersionResource
-	for r := range all {
+	var out []inventory.Resource
+	for r, of := range all {
 		if !skip[r.GroupResource()] {
-			out = append(out, r)
+			out = append(out, inventory.Resource{GroupVersionResource: r, Kind: of.Kind, Namespaced: of.Namespaced})
 		}
 	}
 	return out, err

@@ -7,36 +7,26 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/metadata"
-	"k8s.io/client-go/metadata/metadatainformer"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 
-	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/orchestrator/controllers/inventory"
 )
 
-const (
-	// discoveryPeriod is the time between two looks at which resources there are.
-	discoveryPeriod = 30 * time.Second
-	workers         = 8
-)
+const workers = 8
 
 // Config is what a Collector needs.
 type Config struct {
 	Metadata metadata.Interface
 	// Mapper knows which resource a kind has. Reset makes it ask again.
-	Mapper meta.ResettableRESTMapper
-	// Resources lists what can be listed, watched and deleted.
-	Resources func() ([]schema.GroupVersionResource, error)
-	Clock     clock.Clock
+	Mapper    meta.ResettableRESTMapper
+	Inventory *inventory.Inventory // run by the caller
 	Logger    *zap.Logger
 }
 
@@ -47,17 +37,9 @@ type Collector struct {
 	graph   *graph
 	deletes workqueue.TypedRateLimitingInterface[types.UID]
 	orphans workqueue.TypedRateLimitingInterface[types.UID]
-
-	informers map[schema.GroupVersionResource]*monitor // Run's own
 }
 
-type monitor struct {
-	stop   chan struct{}
-	done   chan struct{}
-	synced cache.InformerSynced
-}
-
-// New makes a Collector.
+// New makes a Collector. The inventory must not run yet.
 func New(cfg Config) *Collector {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
@@ -65,147 +47,34 @@ func New(cfg Config) *Collector {
 	queue := func(name string) workqueue.TypedRateLimitingInterface[types.UID] {
 		return workqueue.NewTypedRateLimitingQueueWithConfig(workqueue.DefaultTypedControllerRateLimiter[types.UID](), workqueue.TypedRateLimitingQueueConfig[types.UID]{Name: name})
 	}
-	return &Collector{
-		cfg: cfg, lg: cfg.Logger.Named("garbage"), graph: newGraph(), deletes: queue("garbage-delete"), orphans: queue("garbage-orphan"),
-		informers: map[schema.GroupVersionResource]*monitor{},
-	}
+	c := &Collector{cfg: cfg, lg: cfg.Logger.Named("garbage"), graph: newGraph(), deletes: queue("garbage-delete"), orphans: queue("garbage-orphan")}
+	cfg.Inventory.Handle(inventory.Handler{
+		Seen: func(r inventory.Resource, m *inventory.Object) {
+			c.queue(c.graph.seen(object{kind: r.GroupVersionKind(), namespace: m.Namespace, name: m.Name, uid: m.UID}, m))
+		},
+		Gone:  func(_ inventory.Resource, m *inventory.Object) { c.queue(c.graph.went(m.UID)) },
+		Found: cfg.Mapper.Reset,
+	})
+	return c
 }
 
-// Run works until ctx ends.
+// Run works until ctx ends. It begins when the inventory is ready: before, owners that exist may not have been seen.
 func (c *Collector) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer c.stopMonitors()
 	defer c.orphans.ShutDown()
 	defer c.deletes.ShutDown()
-	t := c.cfg.Clock.NewTicker(discoveryPeriod)
-	defer t.Stop()
-	started := false
-	for {
-		if err := c.follow(); err != nil {
-			c.lg.Warn("not all resources are known", zap.Error(err))
-		}
-		if c.allSynced(ctx) && !started {
-			started = true
-			for range workers {
-				wg.Go(func() { drain(ctx, c, c.deletes, c.delete) })
-				wg.Go(func() { drain(ctx, c, c.orphans, c.orphan) })
-			}
-		}
-		select {
-		case <-t.C():
-		case <-ctx.Done():
-			return nil
-		}
+	select {
+	case <-c.cfg.Inventory.Ready():
+	case <-ctx.Done():
+		return nil
 	}
-}
-
-// allSynced waits until every resource was listed, but not for ever: one that cannot be listed must not stop the others.
-func (c *Collector) allSynced(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, discoveryPeriod)
-	defer cancel()
-	for gvr, m := range c.informers {
-		if !cache.WaitForCacheSync(ctx.Done(), m.synced) {
-			c.lg.Warn("a resource could not be listed", zap.Stringer("resource", gvr))
-			return false
-		}
+	for range workers {
+		wg.Go(func() { drain(ctx, c, c.deletes, c.delete) })
+		wg.Go(func() { drain(ctx, c, c.orphans, c.orphan) })
 	}
-	return true
-}
-
-func (c *Collector) stopMonitors() {
-	for _, m := range c.informers {
-		close(m.stop)
-	}
-	for _, m := range c.informers {
-		<-m.done
-	}
-}
-
-// follow starts and ends watches until they are those of the resources that there are.
-func (c *Collector) follow() error {
-	resources, err := c.cfg.Resources()
-	if err != nil && len(resources) == 0 {
-		return err
-	}
-	changed := false
-	for _, gvr := range resources {
-		if c.informers[gvr] == nil {
-			m, merr := c.monitor(gvr)
-			if merr != nil {
-				err = errors.Join(err, merr)
-				continue
-			}
-			c.informers[gvr], changed = m, true
-		}
-	}
-	if err == nil { // otherwise some may merely not have been listed
-		for gvr, m := range c.informers {
-			if !slices.Contains(resources, gvr) {
-				close(m.stop)
-				<-m.done
-				delete(c.informers, gvr)
-				changed = true
-			}
-		}
-	}
-	if changed {
-		c.cfg.Mapper.Reset()
-	}
-	return err
-}
-
-func (c *Collector) monitor(gvr schema.GroupVersionResource) (*monitor, error) {
-	kind, err := c.cfg.Mapper.KindFor(gvr)
-	if err != nil {
-		c.cfg.Mapper.Reset()
-		if kind, err = c.cfg.Mapper.KindFor(gvr); err != nil {
-			return nil, err
-		}
-	}
-	i := metadatainformer.NewFilteredMetadataInformer(c.cfg.Metadata, gvr, metav1.NamespaceAll, 0, cache.Indexers{}, nil).Informer()
-	if err := i.SetTransform(onlyReferences); err != nil {
-		return nil, err
-	}
-	_, err = i.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(o any) { c.seen(kind, o) }, UpdateFunc: func(_, o any) { c.seen(kind, o) }, DeleteFunc: c.went,
-	})
-	if err != nil {
-		return nil, err
-	}
-	m := &monitor{stop: make(chan struct{}), done: make(chan struct{}), synced: i.HasSynced}
-	go func() {
-		defer close(m.done)
-		i.Run(m.stop)
-	}()
-	return m, nil
-}
-
-// onlyReferences leaves of an object what the graph needs.
-func onlyReferences(o any) (any, error) {
-	m, ok := o.(*metav1.PartialObjectMetadata)
-	if !ok {
-		return o, nil
-	}
-	return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
-		Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion,
-		OwnerReferences: m.OwnerReferences, Finalizers: m.Finalizers, DeletionTimestamp: m.DeletionTimestamp,
-	}}, nil
-}
-
-func (c *Collector) seen(kind schema.GroupVersionKind, o any) {
-	if m, ok := o.(*metav1.PartialObjectMetadata); ok {
-		c.queue(c.graph.seen(object{kind: kind, namespace: m.Namespace, name: m.Name, uid: m.UID}, m))
-	}
-}
-
-func (c *Collector) went(o any) {
-	if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
-		o = gone.Obj
-	}
-	if m, ok := o.(*metav1.PartialObjectMetadata); ok {
-		c.queue(c.graph.went(m.UID))
-	}
+	<-ctx.Done()
+	return nil
 }
 
 func (c *Collector) queue(w work) {

@@ -25,6 +25,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/orchestrator/controllers/inventory"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -83,13 +84,16 @@ func start(t *testing.T, things ...*metav1.PartialObjectMetadata) *server {
 	})
 	rm := meta.NewDefaultRESTMapper([]schema.GroupVersion{thingGVK.GroupVersion()})
 	rm.AddSpecific(thingGVK, thingGVR, thingGVR.GroupVersion().WithResource("thing"), meta.RESTScopeNamespace)
-	c := New(Config{
-		Metadata: s.client, Mapper: mapper{rm}, Clock: clock.Real,
-		Resources: func() ([]schema.GroupVersionResource, error) { return []schema.GroupVersionResource{thingGVR}, nil },
-	})
+	inv := inventory.New(inventory.Config{Metadata: s.client, Clock: clock.Real, Resources: func() ([]inventory.Resource, error) {
+		return []inventory.Resource{{GroupVersionResource: thingGVR, Kind: thingGVK.Kind, Namespaced: true}}, nil
+	}})
+	c := New(Config{Metadata: s.client, Mapper: mapper{rm}, Inventory: inv})
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
-	go func() { defer close(s.done); _ = c.Run(ctx) }()
+	var running sync.WaitGroup
+	running.Go(func() { _ = inv.Run(ctx) })
+	running.Go(func() { _ = c.Run(ctx) })
+	go func() { defer close(s.done); running.Wait() }()
 	t.Cleanup(func() { cancel(); <-s.done })
 	return s
 }

@@ -2,9 +2,9 @@
 //
 // # Model
 //
-// A graph holds a node for every object that was seen, by UID, with its owners and its dependents. It is fed by one watch of
-// metadata per resource; which resources there are is asked of discovery from time to time. An owner that an object names
-// and that was not seen yet has a virtual node, which is checked against the API server.
+// A graph holds a node for every object that was seen, by UID, with its owners and its dependents. It is fed by an inventory
+// of all objects. An owner that an object names and that was not seen yet has a virtual node, which is checked against the API
+// server.
 //
 //	background  the owner goes; its dependents, looked at because it went, have no owner left, and go too
 //	foreground  the owner carries the finalizer foregroundDeletion; its dependents are deleted first, and when none is left

@@ -92,6 +92,22 @@ func CountName(r schema.GroupResource) corev1.ResourceName {
 // Of returns what an object takes. Now decides about pods that ought to be gone.
 func (m *Measure) Of(o runtime.Object, now time.Time) corev1.ResourceList { return m.of(o, now) }
 
+// Changed says whether an object takes something else than it did, or is in other scopes.
+func (m *Measure) Changed(old, o runtime.Object, now time.Time) bool {
+	if !quota.Equals(m.of(old, now), m.of(o, now)) {
+		return true
+	}
+	if p, ok := o.(*corev1.Pod); ok {
+		was, ok := old.(*corev1.Pod)
+		return ok && Terminating(p) != Terminating(was)
+	}
+	if c, ok := o.(*corev1.PersistentVolumeClaim); ok {
+		was, ok := old.(*corev1.PersistentVolumeClaim)
+		return ok && VolumeClaimTakesOther(c, was)
+	}
+	return false
+}
+
 // Names returns those names that the measure knows.
 func (m *Measure) Names(in []corev1.ResourceName) (out []corev1.ResourceName) {
 	for _, name := range in {

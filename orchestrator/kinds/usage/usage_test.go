@@ -140,3 +140,31 @@ func TestVolumeAttributesClass(t *testing.T) {
 		require.Equal(t, want, in)
 	}
 }
+
+func TestChanged(t *testing.T) {
+	ended := pod("cpu=1", "", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })
+	terminating := pod("cpu=1", "", func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = ptr.To(int64(5)) })
+	labelled := pod("cpu=1", "", func(p *corev1.Pod) { p.Labels = map[string]string{"a": "b"} })
+	for _, c := range []struct {
+		old, o runtime.Object
+		want   bool
+	}{
+		{pod("cpu=1", ""), ended, true},
+		{pod("cpu=1", ""), pod("cpu=500m", ""), true},
+		{pod("cpu=1", ""), terminating, true},
+		{pod("cpu=1", ""), labelled, false},
+		{claim("1", ""), claim("2", ""), true},
+		{claim("1", ""), claim("1", "", func(c *corev1.PersistentVolumeClaim) { c.Status.CurrentVolumeAttributesClassName = ptr.To("fast") }), true},
+		{claim("1", ""), claim("1", ""), false},
+		{&corev1.Service{}, &corev1.Service{Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}}, true},
+	} {
+		r := pods
+		switch c.o.(type) {
+		case *corev1.PersistentVolumeClaim:
+			r = volumeClaims
+		case *corev1.Service:
+			r = services
+		}
+		require.Equal(t, c.want, For(r).Changed(c.old, c.o, now), "%v", c.o)
+	}
+}
