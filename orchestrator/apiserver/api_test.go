@@ -213,6 +213,8 @@ func TestNegotiation(t *testing.T) {
 		{"GET", "/api/v1/namespaces", "text/html", "", 406, "application/json"},
 		{"GET", "/api/v1/namespaces", "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1, application/json", "", 200, "application/json"},
 		{"POST", "/api/v1/namespaces", "", "text/plain", 415, "application/json"},
+		{"POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "application/json;as=Table;g=meta.k8s.io;v=v1", "application/json", 406, "application/json"},
+		{"POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "application/json;as=Table;g=meta.k8s.io;v=v1, application/json", "application/json", 400, "application/json"},
 		{"PATCH", "/api/v1/namespaces/default", "", "text/plain", 415, "application/json"},
 		{"GET", "/api/v1/unknown", "", "", 404, "text/plain; charset=utf-8"},
 		{"GET", "/apis", "", "", 200, "application/json"},

@@ -77,7 +77,8 @@ func (c *call) serve() (err error) {
 	if c.res != nil {
 		_, free = c.res.Kind.New().(runtime.Unstructured)
 	}
-	if c.format, err = media.Accept(c.r, c.info.Verb == "watch", free); err != nil {
+	do := c.s.parts[part{c.info.Group, c.info.Resource, c.info.Subresource}]
+	if c.format, err = media.Accept(c.r, media.Answer{Watch: c.info.Verb == "watch", Free: free, Plain: do != nil}); err != nil {
 		return err
 	}
 	if c.format.Table() {
@@ -86,7 +87,6 @@ func (c *call) serve() (err error) {
 	if c.res != nil && c.res.Kind.Deprecation != "" {
 		c.warn(c.res.Kind.Deprecation)
 	}
-	do := c.s.parts[part{c.info.Group, c.info.Resource, c.info.Subresource}]
 	switch {
 	case do != nil:
 		return do(c)

@@ -39,19 +39,25 @@ var shapes = map[schema.GroupKind]shape{
 	{Group: metav1.GroupName, Kind: "Table"}:                     table,
 }
 
-// Accept chooses the form that a request asks for. free says that the objects have no protobuf form. 406 if none of what
-// is asked for can be had.
-func Accept(r *http.Request, watch, free bool) (*Format, error) {
+// Answer says what is answered with.
+type Answer struct {
+	Watch bool // a stream of events
+	Free  bool // objects that have no protobuf form
+	Plain bool // something that is no object, and no row of a table
+}
+
+// Accept chooses the form that a request asks for. 406 if none of what is asked for can be had.
+func Accept(r *http.Request, a Answer) (*Format, error) {
 	header := r.Header.Get("Accept")
 	if header == "" || header == "*/*" || header == JSON {
-		return &Format{media: JSON, stream: watch, pretty: pretty(r)}, nil
+		return &Format{media: JSON, stream: a.Watch, pretty: pretty(r)}, nil
 	}
 	for _, c := range goautoneg.ParseAccept(header) {
-		f, ok := accept(c, free)
+		f, ok := accept(c, a)
 		if !ok {
 			continue
 		}
-		f.stream, f.pretty = watch, f.media == JSON && pretty(r)
+		f.stream, f.pretty = a.Watch, f.media == JSON && pretty(r)
 		return f, nil
 	}
 	return nil, notAcceptable()
@@ -64,7 +70,7 @@ func notAcceptable() error {
 	return e
 }
 
-func accept(c goautoneg.Accept, free bool) (*Format, bool) {
+func accept(c goautoneg.Accept, a Answer) (*Format, bool) {
 	f := &Format{media: c.Type + "/" + c.SubType}
 	if c.SubType == "*" && (c.Type == "*" || c.Type == "application") {
 		f.media = JSON
@@ -80,7 +86,10 @@ func accept(c goautoneg.Accept, free bool) (*Format, bool) {
 		}
 		f.shape = s
 	}
-	if f.media == Protobuf && (f.shape == table || free && f.shape == whole) {
+	if a.Plain && f.shape == table {
+		return nil, false
+	}
+	if f.media == Protobuf && (f.shape == table || a.Free && f.shape == whole) {
 		return nil, false // tables hold free values, too
 	}
 	return f, slices.Contains(types, f.media)
