@@ -23,6 +23,7 @@ func Builtin() []*Kind {
 		serviceAddressKinds(),
 		schedulingKinds(),
 		storageKinds(),
+		storagemigrationKinds(),
 	)
 }
 
