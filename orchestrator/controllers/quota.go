@@ -27,8 +27,8 @@ import (
 const (
 	// quotaResync is the time between two full calculations of what is used.
 	quotaResync = 5 * time.Minute
-	// quotaRecheck is after how long a quota is looked at again of which less is used than was charged. What was charged may
-	// have been stored a moment later than it was counted.
+	// quotaRecheck is after how long a quota is looked at again of which something else is used than its status said: what was
+	// stored at about the same time may not have been seen yet, and nobody tells of it again.
 	quotaRecheck = 2 * time.Second
 	quotaWorkers = 3 // of each queue
 )
@@ -44,7 +44,7 @@ type quotaController struct {
 
 	client    kubernetes.Interface
 	quotas    cache.Indexer
-	whole     map[schema.GroupResource]cache.SharedIndexInformer // resources of which more is counted than objects
+	whole     map[schema.GroupResource]cache.SharedIndexInformer // resources whose objects are looked at
 	inventory *inventory.Inventory                               // everything else
 	clock     clock.Clock
 }
@@ -58,7 +58,7 @@ func NewResourceQuota(client kubernetes.Interface, i informers.SharedInformerFac
 		client: client, quotas: qi.GetIndexer(), inventory: inv, clock: c,
 		whole: map[schema.GroupResource]cache.SharedIndexInformer{
 			{Resource: "pods"}: core.Pods().Informer(), {Resource: "services"}: core.Services().Informer(),
-			{Resource: "persistentvolumeclaims"}: core.PersistentVolumeClaims().Informer(),
+			{Resource: "persistentvolumeclaims"}: core.PersistentVolumeClaims().Informer(), {Resource: "resourcequotas"}: qi,
 		},
 	}
 	q.sync, q.urgent.sync = q.syncOne, q.syncOne
@@ -214,9 +214,7 @@ func (q *quotaController) syncOne(ctx context.Context, key string) error {
 	if _, uerr := q.client.CoreV1().ResourceQuotas(x.Namespace).UpdateStatus(ctx, next, metav1.UpdateOptions{}); uerr != nil {
 		return errors.Join(err, ignoreMissing(uerr))
 	}
-	if less, _ := quota.LessThanOrEqual(x.Status.Used, used); !less {
-		q.after(x, quotaRecheck)
-	}
+	q.after(x, quotaRecheck)
 	return err
 }
 

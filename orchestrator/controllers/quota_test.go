@@ -133,8 +133,18 @@ func TestQuotaIsCorrected(t *testing.T) {
 	w.says("pods=1")
 }
 
-// TestQuotaIsCountedAgain charges a quota for a pod that is counted only later, as admission does, while something else goes.
+// TestQuotaIsCountedAgain has a quota with objects that are seen only after they were counted.
 func TestQuotaIsCountedAgain(t *testing.T) {
+	w := newQuotaWorld(t, clock.Real, quotaOf("count/widgets.example.com=9 resourcequotas=1", "", ""))
+	w.says("count/widgets.example.com=2 resourcequotas=1")
+	o := &inventory.Object{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "c"}}
+	o.SetGroupVersionKind(widgets.GroupVersionKind())
+	require.NoError(t, w.metadata.Tracker().Create(widgets.GroupVersionResource, o, "ns"))
+	w.says("count/widgets.example.com=3 resourcequotas=1")
+}
+
+// TestQuotaIsChargedAgain charges a quota for a pod that is counted only later, as admission does, while something else goes.
+func TestQuotaIsChargedAgain(t *testing.T) {
 	w := newQuotaWorld(t, clock.Real, quotaOf("pods=5", "pods=5", "pods=2"), quotaPod("p", "ns", "1"), quotaPod("r", "ns", "1"))
 	w.says("pods=2")
 	q, err := w.client.CoreV1().ResourceQuotas("ns").Get(w.ctx, "q", metav1.GetOptions{})
