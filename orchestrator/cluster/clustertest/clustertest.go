@@ -5,6 +5,7 @@ package clustertest
 import (
 	"bytes"
 	"context"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/keelson-io/keelson/client"
 	"github.com/keelson-io/keelson/orchestrator/cluster"
 )
 
@@ -34,7 +36,8 @@ type Cluster struct {
 	// DataDir is the cluster's data directory.
 	DataDir string
 
-	stop func()
+	store []string // client URLs of an external store
+	stop  func()
 }
 
 // Option changes what is started.
@@ -67,7 +70,7 @@ func Start(t testing.TB, options ...Option) *Cluster {
 
 // Run starts a cluster that ends with Stop, for a TestMain.
 func Run(o cluster.Options) (*Cluster, error) {
-	c := &Cluster{DataDir: o.DataDir}
+	c := &Cluster{DataDir: o.DataDir, store: o.StoreEndpoints}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	o.Ready = func(url, kubeconfig string) {
@@ -129,15 +132,36 @@ func (c *Cluster) Extensions(t testing.TB) *apiextensions.Clientset {
 	return e
 }
 
-// Namespace makes a namespace for a test. It is deleted after the test, without waiting for it to be gone.
+// Store is a client of the cluster's store.
+func (c *Cluster) Store(t testing.TB) *client.Client {
+	t.Helper()
+	endpoints := c.store
+	if len(endpoints) == 0 {
+		socket := filepath.Join(c.DataDir, "store", "client.sock")
+		require.FileExists(t, socket)
+		endpoints = []string{"unix://" + socket}
+	}
+	s, err := client.New(client.Config{Endpoints: endpoints})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+// Namespace makes a namespace for a test, with its service account. It is deleted after the test, without waiting for it to be
+// gone.
 func (c *Cluster) Namespace(t testing.TB) string {
 	t.Helper()
-	namespaces := c.Client(t, nil).CoreV1().Namespaces()
+	core := c.Client(t, nil).CoreV1()
+	namespaces := core.Namespaces()
 	ns, err := namespaces.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}, metav1.CreateOptions{})
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		_ = namespaces.Delete(context.Background(), ns.Name, metav1.DeleteOptions{}) // the cluster may be gone
 	})
+	require.Eventually(t, func() bool {
+		_, err := core.ServiceAccounts(ns.Name).Get(t.Context(), "default", metav1.GetOptions{})
+		return err == nil
+	}, startTimeout, 10*time.Millisecond, "pods need it")
 	return ns.Name
 }
 
