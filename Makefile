@@ -4,7 +4,9 @@ BIN      := bin
 PKGS     := ./...
 GOTEST   := $(GO) test -tags invariants -timeout 15m
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS  := -X main.gitVersion=$(VERSION)
+# The release that `keelson kubectl version` tells is that of the module it is built from.
+KUBERNETES = $(shell $(GO) list -m -f '{{.Version}}' k8s.io/kubectl | sed s/v0/v1/)
+LDFLAGS   = -X main.gitVersion=$(VERSION) -X k8s.io/component-base/version.gitVersion=$(KUBERNETES)
 
 .DEFAULT_GOAL := help
 .PHONY: help build up cluster test race stress bench fuzz lint peers generate cross clean

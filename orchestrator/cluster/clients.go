@@ -18,6 +18,7 @@ type clients struct {
 // newClients makes clients that call themselves agent. Who makes them shuts the informers down.
 func newClients(config *rest.Config, agent string) (*clients, error) {
 	config = rest.AddUserAgent(config, agent)
+	config.WarningHandler = rest.NoWarnings{} // they are for people who can change what they ask for
 	c, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("cluster: %w", err)

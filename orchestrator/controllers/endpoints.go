@@ -97,6 +97,9 @@ func (c *endpointsController) syncOne(ctx context.Context, key string) error {
 	default:
 		_, err = c.client.CoreV1().Endpoints(namespace).Update(ctx, want, metav1.UpdateOptions{})
 	}
+	if apierrors.IsAlreadyExists(err) || apierrors.IsConflict(err) {
+		return err // the cache is behind the last write; nobody has to be told
+	}
 	if err != nil && !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		c.events.Eventf(s, corev1.EventTypeWarning, "FailedToUpdateEndpoint", "Failed to update endpoint %s/%s: %v", namespace, name, err)
 		return err

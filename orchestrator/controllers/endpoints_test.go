@@ -3,13 +3,18 @@ package controllers
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	clienttesting "k8s.io/client-go/testing"
 )
 
 func TestEndpoints(t *testing.T) {
@@ -75,6 +80,26 @@ func TestEndpoints(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestEndpointsBehind: a cache that is behind what was written before is nothing that a user is told.
+func TestEndpointsBehind(t *testing.T) {
+	w := newWorld(t, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "web"}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "web"}}})
+	gr := schema.GroupResource{Resource: "endpoints"}
+	answers := []error{apierrors.NewAlreadyExists(gr, "web"), apierrors.NewConflict(gr, "web", nil), nil}
+	var tries atomic.Int32
+	w.client.PrependReactor("create", "endpoints", func(clienttesting.Action) (bool, runtime.Object, error) {
+		n := tries.Add(1)
+		return n <= 2, nil, answers[min(n-1, 2)]
+	})
+	c, err := NewEndpoints(w.client, w.factory, w.events, nil)
+	require.NoError(t, err)
+	w.run(c)
+	eventually(t, func() error {
+		_, err := w.client.CoreV1().Endpoints("ns").Get(w.ctx, "web", metav1.GetOptions{})
+		return err
+	})
+	require.Empty(t, w.events.Events)
 }
 
 // TestTooManyEndpoints keeps those that are ready.

@@ -113,18 +113,27 @@ func New(client kubernetes.Interface, i informers.SharedInformerFactory, cfg Con
 // Name is the name of the i-th node, from 0 on.
 func (n *Nodes) Name(i int) string { return n.cfg.Prefix + strconv.Itoa(i) }
 
-func (n *Nodes) mine(node string) bool {
+// index is the number of a node; mine is false if it is not one of these.
+func (n *Nodes) index(node string) (i int, mine bool) {
 	rest, ok := strings.CutPrefix(node, n.cfg.Prefix)
 	if !ok {
-		return false
+		return 0, false
 	}
 	i, err := strconv.Atoi(rest)
-	return err == nil && i >= 0 && i < n.cfg.Count
+	return i, err == nil && i >= 0 && i < n.cfg.Count
+}
+
+// nodeAddress is the address of the i-th node.
+func nodeAddress(i int) string {
+	i++ // 10.0.0.0 is a network
+	return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}).String()
 }
 
 func (n *Nodes) seen(o any) {
-	if p, ok := o.(*corev1.Pod); ok && n.mine(p.Spec.NodeName) {
-		n.queue.Add(p.Namespace + "/" + p.Name)
+	if p, ok := o.(*corev1.Pod); ok {
+		if _, mine := n.index(p.Spec.NodeName); mine {
+			n.queue.Add(p.Namespace + "/" + p.Name)
+		}
 	}
 }
 
@@ -215,7 +224,7 @@ func (n *Nodes) node(i int) *corev1.Node {
 				condition(corev1.NodeReady, corev1.ConditionTrue, "KubeletReady", "kubelet is posting ready status"),
 			},
 			Addresses: []corev1.NodeAddress{
-				{Type: corev1.NodeInternalIP, Address: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}).String()},
+				{Type: corev1.NodeInternalIP, Address: nodeAddress(i)},
 				{Type: corev1.NodeHostName, Address: name},
 			},
 			NodeInfo: corev1.NodeSystemInfo{
@@ -310,7 +319,7 @@ func (n *Nodes) sync(ctx context.Context, key string) (again time.Duration, err 
 		return 0, err
 	}
 	p := x.(*corev1.Pod)
-	if !n.mine(p.Spec.NodeName) {
+	if _, mine := n.index(p.Spec.NodeName); !mine {
 		return 0, nil
 	}
 	pods := n.client.CoreV1().Pods(p.Namespace)

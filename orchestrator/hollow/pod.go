@@ -60,7 +60,8 @@ func (n *Nodes) started(p *corev1.Pod) *corev1.PodStatus {
 	s.Phase, s.StartTime = corev1.PodRunning, &now
 	ip := n.address(string(p.UID)).String()
 	s.PodIP, s.PodIPs = ip, []corev1.PodIP{{IP: ip}}
-	s.HostIP = "10.0.0.1"
+	i, _ := n.index(p.Spec.NodeName)
+	s.HostIP = nodeAddress(i)
 	s.HostIPs = []corev1.HostIP{{IP: s.HostIP}}
 	ready := p.Annotations[neverReadyAnnotation] != "true"
 	s.InitContainerStatuses, s.ContainerStatuses = nil, nil

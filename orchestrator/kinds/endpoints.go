@@ -16,7 +16,9 @@ func endpointsKind() *Kind {
 		GroupVersionKind: corev1.SchemeGroupVersion.WithKind("Endpoints"), Resource: "endpoints", Singular: "endpoints", ShortNames: []string{"ep"},
 		Namespaced: true, Place: "services/endpoints",
 		New: func() Object { return &corev1.Endpoints{} }, NewList: func() runtime.Object { return &corev1.EndpointsList{} },
-		NameErrors: validation.NameIsDNSSubdomain, Lifecycle: Lifecycle{Unconditional: true, CreateOnUpdate: true},
+		NameErrors: validation.NameIsDNSSubdomain, Lifecycle: Lifecycle{
+			Unconditional: true, CreateOnUpdate: true, Deprecation: "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+		},
 		Columns: []metav1.TableColumnDefinition{nameColumn, textColumn("Endpoints", corev1.Endpoints{}.SwaggerDoc()["subsets"]), ageColumn},
 	}, Rules[*corev1.Endpoints]{
 		Default: func(o *corev1.Endpoints) {

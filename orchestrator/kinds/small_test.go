@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/endpoints/deprecation"
 	"k8s.io/utils/ptr"
 )
 
@@ -29,6 +30,19 @@ func TestSet(t *testing.T) {
 	require.Error(t, err)
 	_, err = NewSet(eventKind(), eventsKinds()[1])
 	require.ErrorContains(t, err, "is stored as a copy of /v1, Kind=Event")
+}
+
+// TestDeprecated: who uses a kind that k8s.io/api calls deprecated is told so, in Kubernetes' words.
+func TestDeprecated(t *testing.T) {
+	for _, k := range Builtin() {
+		o := k.New()
+		o.GetObjectKind().SetGroupVersionKind(k.GroupVersionKind)
+		want := ""
+		if deprecation.IsDeprecated(o, 1, 37) {
+			want = deprecation.WarningMessage(o)
+		}
+		require.Equal(t, want, k.Deprecation, k.Kind)
+	}
 }
 
 func TestLease(t *testing.T) {
