@@ -110,6 +110,7 @@ func (a *API) admission(authorizer rights.Authorizer) (*admission.Chain, error) 
 		&admission.ServiceAccount{Lookup: a.objects},
 		&restriction{objects: a.objects, authorizer: authorizer},
 		&guard{rights.Guard{Policy: a.policy, Authorizer: authorizer}},
+		&signers{rights.Signers{Authorizer: authorizer}},
 		admission.TaintNewNodes{},
 		security,
 		&admission.Priority{Lookup: a.objects},

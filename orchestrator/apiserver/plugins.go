@@ -39,10 +39,23 @@ type restriction struct {
 // Validate implements admission.Validator.
 func (r *restriction) Validate(ctx context.Context, a *admission.Attributes) error {
 	check := rights.Restriction{Objects: byName{r.objects, ctx}, Authorizer: r.authorizer}
-	return check.Check(ctx, &rights.Write{
+	return check.Check(ctx, writeOf(a))
+}
+
+// writeOf is what is asked for as package rights looks at it.
+func writeOf(a *admission.Attributes) *rights.Write {
+	return &rights.Write{
 		User: a.User, Operation: string(a.Operation), Resource: a.Kind.GroupVersionResource(), Subresource: a.Subresource,
 		Namespace: a.Namespace, Name: a.Name, Object: a.Object, Old: a.Old,
-	})
+	}
+}
+
+// signers is the admission plugin that asks for rights on the signers of certificates.
+type signers struct{ rights.Signers }
+
+// Validate implements admission.Validator.
+func (s *signers) Validate(ctx context.Context, a *admission.Attributes) error {
+	return s.Check(ctx, writeOf(a))
 }
 
 // ByKind implements admission.KindFinder.

@@ -25,9 +25,13 @@ const (
 
 // certificatesKinds are those of certificates.k8s.io.
 func certificatesKinds() []*Kind {
+	return []*Kind{signingRequestKind(), trustBundleKind(), podCertificateRequestKind()}
+}
+
+func signingRequestKind() *Kind {
 	doc := certificatesv1.CertificateSigningRequestSpec{}.SwaggerDoc()
 	gvk := certificatesv1.SchemeGroupVersion.WithKind("CertificateSigningRequest")
-	return []*Kind{with(Kind{
+	return with(Kind{
 		GroupVersionKind: gvk, Resource: "certificatesigningrequests", Singular: "certificatesigningrequest",
 		ShortNames: []string{"csr"}, Place: "certificatesigningrequests",
 		New:     func() Object { return &certificatesv1.CertificateSigningRequest{} },
@@ -74,7 +78,7 @@ func certificatesKinds() []*Kind {
 			return map[string]string{signerNameField: o.Spec.SignerName}
 		},
 		Row: requestRow,
-	})}
+	})
 }
 
 // updateApproval allows conditions alone to differ.

@@ -151,10 +151,7 @@ func (p *projection) podCertificate(c *corev1.PodCertificateProjection, at *fiel
 	p.userAnnotations(at.Child("userAnnotations"), c.UserAnnotations)
 	oneOf(&p.problems, at.Child("keyType"), c.KeyType, keyTypes...)
 	if s := c.MaxExpirationSeconds; s != nil {
-		at, limit := at.Child("maxExpirationSeconds"), int32(maxPodCertificateSeconds)
-		if host, _, _ := strings.Cut(c.SignerName, "/"); strings.HasSuffix("."+host, ".kubernetes.io") {
-			limit = maxOwnCertificateSeconds
-		}
+		at, limit := at.Child("maxExpirationSeconds"), maxCertificateSeconds(c.SignerName)
 		if *s < minPodCertificateSeconds {
 			p.invalid(at, *s, fmt.Sprintf("if provided, maxExpirationSeconds must be >= %d", minPodCertificateSeconds))
 		}

@@ -19,8 +19,14 @@ const (
 
 // storageKinds are those of storage.k8s.io.
 func storageKinds() []*Kind {
+	return []*Kind{
+		storageClassKind(), csiDriverKind(), csiNodeKind(), csiStorageCapacityKind(), volumeAttachmentKind(), volumeAttributesClassKind(),
+	}
+}
+
+func storageClassKind() *Kind {
 	doc := storagev1.StorageClass{}.SwaggerDoc()
-	return []*Kind{with(Kind{
+	return with(Kind{
 		GroupVersionKind: storagev1.SchemeGroupVersion.WithKind("StorageClass"), Resource: "storageclasses", Singular: "storageclass",
 		ShortNames: []string{"sc"}, Place: "storageclasses",
 		New: func() Object { return &storagev1.StorageClass{} }, NewList: func() runtime.Object { return &storagev1.StorageClassList{} },
@@ -49,5 +55,5 @@ func storageKinds() []*Kind {
 				string(ptr.Deref(o.VolumeBindingMode, storagev1.VolumeBindingImmediate)), ptr.Deref(o.AllowVolumeExpansion, false), age(o, now),
 			}
 		},
-	})}
+	})
 }
