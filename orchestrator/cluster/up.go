@@ -9,9 +9,11 @@ import (
 	"path/filepath"
 	"time"
 
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/internal/resident"
 	"github.com/keelson-io/keelson/orchestrator/hollow"
 	"github.com/keelson-io/keelson/orchestrator/scheduler/config"
 )
@@ -91,11 +93,31 @@ func (o *Options) work(ctx context.Context, s *apiServer, p *progress) error {
 	p.stage(fmt.Sprintf("hollow nodes: %d", o.HollowNodes))
 	if wait(ctx, registered) {
 		p.ready(s.url(), s.kubeconfig())
+		g.Go(func() error {
+			o.trim(ctx)
+			return nil
+		})
 		if o.Ready != nil {
 			o.Ready(s.url(), s.kubeconfig())
 		}
 	}
 	return g.Wait()
+}
+
+// trimAfter is when what only the start needed is given back: the informers have listed, and the garbage is known.
+const trimAfter = 3 * time.Second
+
+// trim gives back to the system what only the start needed: about half of what the process holds then.
+func (o *Options) trim(ctx context.Context) {
+	t := time.NewTimer(trimAfter)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		if err := resident.Trim(); err != nil {
+			o.Logger.Debug("memory could not be given back", zap.Error(err))
+		}
+	case <-ctx.Done():
+	}
 }
 
 // wait tells whether the channel was closed before the context ended.
