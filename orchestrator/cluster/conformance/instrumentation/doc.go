@@ -1,0 +1,2 @@
+// Package instrumentation holds the behaviours of sig-instrumentation: events.
+package instrumentation
