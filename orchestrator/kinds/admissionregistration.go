@@ -18,9 +18,10 @@ const (
 
 // admissionKinds are those of admissionregistration.k8s.io.
 func admissionKinds() []*Kind {
+	c := newCELCompiler()
 	return []*Kind{
-		mutatingPolicyBindingKind(), mutatingPolicyKind(), mutatingWebhooksKind(),
-		validatingPolicyBindingKind(), validatingPolicyKind(), validatingWebhooksKind(),
+		mutatingPolicyBindingKind(), mutatingPolicyKind(c), mutatingWebhooksKind(c),
+		validatingPolicyBindingKind(), validatingPolicyKind(c), validatingWebhooksKind(c),
 	}
 }
 
@@ -39,19 +40,19 @@ func webhooksColumns() []metav1.TableColumnDefinition {
 	}
 }
 
-func validatingWebhooksKind() *Kind {
+func validatingWebhooksKind(c celCompiler) *Kind {
 	k := extension("ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "validatingwebhookconfiguration", webhooksColumns()...)
 	k.New = func() Object { return &admissionv1.ValidatingWebhookConfiguration{} }
 	k.NewList = func() runtime.Object { return &admissionv1.ValidatingWebhookConfigurationList{} }
 	return with(k, Rules[*admissionv1.ValidatingWebhookConfiguration]{
 		Ratchets: true,
 		Validate: func(o *admissionv1.ValidatingWebhookConfiguration) field.ErrorList {
-			p := problems{list: validateHooks(validatingHooks(o), nil)}
+			p := problems{list: validateHooks(c, validatingHooks(o), nil)}
 			p.notStatic(o.Name)
 			return p.list
 		},
 		ValidateUpdate: func(o, old *admissionv1.ValidatingWebhookConfiguration) field.ErrorList {
-			return validateHooks(validatingHooks(o), validatingHooks(old))
+			return validateHooks(c, validatingHooks(o), validatingHooks(old))
 		},
 		Warnings: func(o, old *admissionv1.ValidatingWebhookConfiguration) []string {
 			return hookWarnings(o.Name, old == nil, validatingHooks(o))
@@ -72,19 +73,19 @@ func validatingWebhooksKind() *Kind {
 	})
 }
 
-func mutatingWebhooksKind() *Kind {
+func mutatingWebhooksKind(c celCompiler) *Kind {
 	k := extension("MutatingWebhookConfiguration", "mutatingwebhookconfigurations", "mutatingwebhookconfiguration", webhooksColumns()...)
 	k.New = func() Object { return &admissionv1.MutatingWebhookConfiguration{} }
 	k.NewList = func() runtime.Object { return &admissionv1.MutatingWebhookConfigurationList{} }
 	return with(k, Rules[*admissionv1.MutatingWebhookConfiguration]{
 		Ratchets: true,
 		Validate: func(o *admissionv1.MutatingWebhookConfiguration) field.ErrorList {
-			p := problems{list: validateHooks(mutatingHooks(o), nil)}
+			p := problems{list: validateHooks(c, mutatingHooks(o), nil)}
 			p.notStatic(o.Name)
 			return p.list
 		},
 		ValidateUpdate: func(o, old *admissionv1.MutatingWebhookConfiguration) field.ErrorList {
-			return validateHooks(mutatingHooks(o), mutatingHooks(old))
+			return validateHooks(c, mutatingHooks(o), mutatingHooks(old))
 		},
 		Warnings: func(o, old *admissionv1.MutatingWebhookConfiguration) []string {
 			return hookWarnings(o.Name, old == nil, mutatingHooks(o))
@@ -134,7 +135,7 @@ func defaultMatchResources(m *admissionv1.MatchResources) {
 	}
 }
 
-func validatingPolicyKind() *Kind {
+func validatingPolicyKind(c celCompiler) *Kind {
 	k := extension("ValidatingAdmissionPolicy", "validatingadmissionpolicies", "validatingadmissionpolicy",
 		nameColumn,
 		countColumn("Validations", "Validations indicates the number of validation rules defined in this configuration"),
@@ -145,9 +146,11 @@ func validatingPolicyKind() *Kind {
 	return with(k, Rules[*admissionv1.ValidatingAdmissionPolicy]{
 		Ratchets: true,
 		Validate: func(o *admissionv1.ValidatingAdmissionPolicy) field.ErrorList {
-			return validateValidatingPolicy(o, nil)
+			return validateValidatingPolicy(c, o, nil)
 		},
-		ValidateUpdate: validateValidatingPolicy,
+		ValidateUpdate: func(o, old *admissionv1.ValidatingAdmissionPolicy) field.ErrorList {
+			return validateValidatingPolicy(c, o, old)
+		},
 		Warnings:       func(o, old *admissionv1.ValidatingAdmissionPolicy) []string { return staticWarning(o.Name, old == nil) },
 		ValidateStatus: validateValidatingPolicyStatus,
 		Default: func(o *admissionv1.ValidatingAdmissionPolicy) {
@@ -162,7 +165,7 @@ func validatingPolicyKind() *Kind {
 	})
 }
 
-func mutatingPolicyKind() *Kind {
+func mutatingPolicyKind(c celCompiler) *Kind {
 	k := extension("MutatingAdmissionPolicy", "mutatingadmissionpolicies", "mutatingadmissionpolicy",
 		nameColumn,
 		countColumn("Mutations", "Mutation indicates the number of mutations rules defined in this configuration"),
@@ -171,10 +174,12 @@ func mutatingPolicyKind() *Kind {
 	k.New = func() Object { return &admissionv1.MutatingAdmissionPolicy{} }
 	k.NewList = func() runtime.Object { return &admissionv1.MutatingAdmissionPolicyList{} }
 	return with(k, Rules[*admissionv1.MutatingAdmissionPolicy]{
-		Ratchets:       true,
-		Validate:       func(o *admissionv1.MutatingAdmissionPolicy) field.ErrorList { return validateMutatingPolicy(o, nil) },
-		ValidateUpdate: validateMutatingPolicy,
-		Warnings:       func(o, old *admissionv1.MutatingAdmissionPolicy) []string { return staticWarning(o.Name, old == nil) },
+		Ratchets: true,
+		Validate: func(o *admissionv1.MutatingAdmissionPolicy) field.ErrorList { return validateMutatingPolicy(c, o, nil) },
+		ValidateUpdate: func(o, old *admissionv1.MutatingAdmissionPolicy) field.ErrorList {
+			return validateMutatingPolicy(c, o, old)
+		},
+		Warnings: func(o, old *admissionv1.MutatingAdmissionPolicy) []string { return staticWarning(o.Name, old == nil) },
 		Default: func(o *admissionv1.MutatingAdmissionPolicy) {
 			fill(&o.Spec.FailurePolicy, admissionv1.Fail)
 			defaultMatchResources(o.Spec.MatchConstraints)

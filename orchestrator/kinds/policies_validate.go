@@ -13,6 +13,7 @@ import (
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	mutating "k8s.io/apiserver/pkg/admission/plugin/policy/mutating/patch"
 	"k8s.io/client-go/util/jsonpath"
 )
 
@@ -39,7 +40,7 @@ func baseOfMutating(s *admissionv1.MutatingAdmissionPolicySpec) *policyBase {
 }
 
 // policy checks what both kinds of policies have. Conditions that are as before, if old is not nil, are not checked again.
-func (p *problems) policy(at *field.Path, b, old *policyBase) {
+func (p *problems) policy(at *field.Path, b, old *policyBase, x *expressions) {
 	if b.failure == nil {
 		p.required(at.Child("failurePolicy"), "")
 	} else {
@@ -58,12 +59,12 @@ func (p *problems) policy(at *field.Path, b, old *policyBase) {
 		}
 	}
 	if old == nil || !equality.Semantic.DeepEqual(b.params, old.params) || !equality.Semantic.DeepEqual(b.conditions, old.conditions) {
-		p.matchConditions(at.Child("matchConditions"), b.conditions)
+		p.matchConditions(at.Child("matchConditions"), b.conditions, x)
 	}
 }
 
-// variables checks the names of variables, and that they have expressions.
-func (p *problems) variables(at *field.Path, variables []admissionv1.Variable) {
+// variables checks variables. Those that follow, and whatever else has expressions, may use those before.
+func (p *problems) variables(at *field.Path, variables []admissionv1.Variable, x *expressions) {
 	identifier := regexp.MustCompile("^[_a-zA-Z][_a-zA-Z0-9]*$")
 	reserved := strings.Fields("true false null in as break const continue else for function if import let loop package namespace return var void while")
 	for i, v := range variables {
@@ -75,11 +76,13 @@ func (p *problems) variables(at *field.Path, variables []admissionv1.Variable) {
 		}
 		if strings.TrimSpace(v.Expression) == "" {
 			p.required(at.Index(i).Child("expression"), "expression is not specified")
+		} else {
+			x.variable(p, at.Index(i).Child("expression"), &variables[i])
 		}
 	}
 }
 
-func validateValidatingPolicy(o, old *admissionv1.ValidatingAdmissionPolicy) field.ErrorList {
+func validateValidatingPolicy(compiler celCompiler, o, old *admissionv1.ValidatingAdmissionPolicy) field.ErrorList {
 	var p problems
 	s, at := &o.Spec, field.NewPath("spec")
 	var before *policyBase
@@ -88,26 +91,35 @@ func validateValidatingPolicy(o, old *admissionv1.ValidatingAdmissionPolicy) fie
 	} else {
 		before = baseOfValidating(&old.Spec)
 	}
-	p.policy(at, baseOfValidating(s), before)
-	p.variables(at.Child("variables"), s.Variables)
+	x := compiler.expressions(s.ParamKind != nil, validatingExpressions(old))
+	p.policy(at, baseOfValidating(s), before, x)
+	if len(s.Variables) > 0 {
+		x = x.composed(&p, at.Child("variables"), s.Variables)
+	}
 	if len(s.Validations) == 0 && len(s.AuditAnnotations) == 0 {
 		p.required(at.Child("validations"), "validations or auditAnnotations must contain at least one item")
 		p.required(at.Child("auditAnnotations"), "validations or auditAnnotations must contain at least one item")
 		return p.list
 	}
 	for i := range s.Validations {
-		p.validation(at.Child("validations").Index(i), &s.Validations[i])
+		p.validation(at.Child("validations").Index(i), &s.Validations[i], x)
 	}
-	p.auditAnnotations(at.Child("auditAnnotations"), o)
+	p.auditAnnotations(at.Child("auditAnnotations"), o, x)
 	return p.list
 }
 
-func (p *problems) validation(at *field.Path, v *admissionv1.Validation) {
+func (p *problems) validation(at *field.Path, v *admissionv1.Validation, x *expressions) {
 	if strings.TrimSpace(v.Expression) == "" {
 		p.required(at.Child("expression"), "expression is not specified")
+	} else {
+		x.condition(p, at.Child("expression"), v.Expression)
 	}
-	if v.MessageExpression != "" && strings.TrimSpace(v.MessageExpression) == "" {
+	switch {
+	case v.MessageExpression == "":
+	case strings.TrimSpace(v.MessageExpression) == "":
 		p.invalid(at.Child("messageExpression"), v.MessageExpression, "must be non-empty if specified")
+	default:
+		x.message(p, at.Child("messageExpression"), v.MessageExpression)
 	}
 	switch message := strings.TrimSpace(v.Message); {
 	case v.Message != "" && message == "":
@@ -120,7 +132,7 @@ func (p *problems) validation(at *field.Path, v *admissionv1.Validation) {
 	}
 }
 
-func (p *problems) auditAnnotations(at *field.Path, o *admissionv1.ValidatingAdmissionPolicy) {
+func (p *problems) auditAnnotations(at *field.Path, o *admissionv1.ValidatingAdmissionPolicy, x *expressions) {
 	l := o.Spec.AuditAnnotations
 	if len(l) > maxAuditAnnotations {
 		p.invalid(at, l, fmt.Sprintf("must not have more than %d auditAnnotations", maxAuditAnnotations))
@@ -133,17 +145,20 @@ func (p *problems) auditAnnotations(at *field.Path, o *admissionv1.ValidatingAdm
 		} else {
 			p.qualifiedName(key, o.Name+"/"+a.Key)
 		}
-		switch n := len(strings.TrimSpace(a.ValueExpression)); {
+		e := strings.TrimSpace(a.ValueExpression)
+		switch n := len(e); {
 		case n == 0:
 			p.required(value, "valueExpression is not specified")
 		case n > maxAuditExpressionBytes:
 			p.required(value, fmt.Sprintf("must not exceed %d bytes in length", maxAuditExpressionBytes))
+		default:
+			x.annotation(p, value, e)
 		}
 		unique(p, seen, key, a.Key)
 	}
 }
 
-func validateMutatingPolicy(o, old *admissionv1.MutatingAdmissionPolicy) field.ErrorList {
+func validateMutatingPolicy(compiler celCompiler, o, old *admissionv1.MutatingAdmissionPolicy) field.ErrorList {
 	var p problems
 	s, at := &o.Spec, field.NewPath("spec")
 	var before *policyBase
@@ -152,14 +167,15 @@ func validateMutatingPolicy(o, old *admissionv1.MutatingAdmissionPolicy) field.E
 	} else {
 		before = baseOfMutating(&old.Spec)
 	}
-	p.policy(at, baseOfMutating(s), before)
+	x := compiler.expressions(s.ParamKind != nil, mutatingExpressions(old))
+	p.policy(at, baseOfMutating(s), before, x)
 	p.mutable(at.Child("matchConstraints"), s.MatchConstraints)
-	p.variables(at.Child("variables"), s.Variables)
+	x = x.composed(&p, at.Child("variables"), s.Variables)
 	if len(s.Mutations) == 0 {
 		p.required(at.Child("mutations"), "mutations must contain at least one item")
 	}
 	for i := range s.Mutations {
-		p.mutation(at.Child("mutations").Index(i), &s.Mutations[i])
+		p.mutation(at.Child("mutations").Index(i), &s.Mutations[i], x)
 	}
 	mustBeOneOf(&p, at.Child("reinvocationPolicy"), s.ReinvocationPolicy,
 		admissionv1.IfNeededReinvocationPolicy, admissionv1.NeverReinvocationPolicy)
@@ -180,14 +196,14 @@ func (p *problems) mutable(at *field.Path, m *admissionv1.MatchResources) {
 }
 
 // mutation checks that a mutation has the expression that its type says, and no other.
-func (p *problems) mutation(at *field.Path, m *admissionv1.Mutation) {
+func (p *problems) mutation(at *field.Path, m *admissionv1.Mutation, x *expressions) {
 	apply, patch := at.Child("applyConfiguration"), at.Child("jsonPatch")
 	switch m.PatchType {
 	case admissionv1.PatchTypeJSONPatch:
 		if m.JSONPatch == nil {
 			p.required(patch, "must be specified when patchType is JSONPatch")
-		} else {
-			p.have(patch.Child("expression"), strings.TrimSpace(m.JSONPatch.Expression))
+		} else if e := strings.TrimSpace(m.JSONPatch.Expression); p.have(patch.Child("expression"), e) {
+			x.patch(p, patch.Child("expression"), &mutating.JSONPatchCondition{Expression: e})
 		}
 		if m.ApplyConfiguration != nil {
 			p.invalid(apply, "{applyConfiguration}", "must not be specified when patchType is JSONPatch")
@@ -195,8 +211,8 @@ func (p *problems) mutation(at *field.Path, m *admissionv1.Mutation) {
 	case admissionv1.PatchTypeApplyConfiguration:
 		if m.ApplyConfiguration == nil {
 			p.required(apply, "must be specified when patchType is ApplyConfiguration")
-		} else {
-			p.have(apply.Child("expression"), strings.TrimSpace(m.ApplyConfiguration.Expression))
+		} else if e := strings.TrimSpace(m.ApplyConfiguration.Expression); p.have(apply.Child("expression"), e) {
+			x.patch(p, apply.Child("expression"), &mutating.ApplyConfigurationCondition{Expression: e})
 		}
 		if m.JSONPatch != nil {
 			p.invalid(patch, "{jsonPatch}", "must not be specified when patchType is ApplyConfiguration")

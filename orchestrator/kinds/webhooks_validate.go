@@ -65,12 +65,13 @@ func mutatingHooks(o *admissionv1.MutatingWebhookConfiguration) []hook {
 // hooksCheck is what is tolerated in webhooks because it was there before.
 type hooksCheck struct {
 	problems
+	expressions                                                       *expressions
 	anySideEffects, anyVersions, sameNames, badValues, sameConditions bool
 }
 
 // validateHooks checks webhooks; old are those before, nil at a creation.
-func validateHooks(hooks, old []hook) field.ErrorList {
-	c := hooksCheck{sameConditions: len(old) == len(hooks) && len(old) > 0}
+func validateHooks(compiler celCompiler, hooks, old []hook) field.ErrorList {
+	c := hooksCheck{expressions: compiler.expressions(false, hookExpressions(old)), sameConditions: len(old) == len(hooks) && len(old) > 0}
 	names := map[string]bool{}
 	for i := range old {
 		h := &old[i]
@@ -128,7 +129,7 @@ func (c *hooksCheck) hook(at *field.Path, h *hook) {
 	}
 	c.hookClient(at.Child("clientConfig"), h.client)
 	if !c.sameConditions {
-		c.matchConditions(at.Child("matchConditions"), h.conditions)
+		c.matchConditions(at.Child("matchConditions"), h.conditions, c.expressions)
 	}
 }
 
@@ -245,14 +246,16 @@ func (p *problems) ruleResources(at *field.Path, resources []string) {
 	}
 }
 
-// matchConditions checks the conditions of a webhook or a policy. What their expressions say is not looked at.
-func (p *problems) matchConditions(at *field.Path, conditions []admissionv1.MatchCondition) {
+// matchConditions checks the conditions of a webhook or a policy.
+func (p *problems) matchConditions(at *field.Path, conditions []admissionv1.MatchCondition, x *expressions) {
 	if len(conditions) > maxMatchConditions {
 		p.add(field.TooMany(at, len(conditions), maxMatchConditions))
 	}
 	seen := map[string]bool{}
 	for i, c := range conditions {
-		p.have(at.Index(i).Child("expression"), strings.TrimSpace(c.Expression))
+		if e := strings.TrimSpace(c.Expression); p.have(at.Index(i).Child("expression"), e) {
+			x.condition(p, at.Index(i).Child("expression"), e)
+		}
 		if p.have(at.Index(i).Child("name"), c.Name) {
 			p.qualifiedName(at.Index(i).Child("name"), c.Name)
 			unique(p, seen, at.Index(i).Child("name"), c.Name)
