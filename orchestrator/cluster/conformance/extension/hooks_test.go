@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	registration "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -29,6 +30,13 @@ const (
 func poll(t *testing.T, ctx context.Context, done func() (bool, error)) {
 	t.Helper()
 	require.NoError(t, wait.PollUntilContextTimeout(ctx, tick, limit, true, func(context.Context) (bool, error) { return done() }))
+}
+
+func ignoreNotFound(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
 }
 
 // isDenied says whether a webhook has denied a request. Other errors stay.
@@ -52,6 +60,10 @@ type hooks struct {
 
 func newHooks(t *testing.T, e *conformance.Env) *hooks {
 	h := &hooks{Env: e, t: t, server: serveWebhooks(t), label: e.NS, markers: e.Namespace(t)}
+	poll(t, e.Ctx, func() (bool, error) { // pods need it
+		_, err := e.Client.CoreV1().ServiceAccounts(e.NS).Get(e.Ctx, "default", metav1.GetOptions{})
+		return err == nil, ignoreNotFound(err)
+	})
 	h.mark(h.NS, h.label)
 	h.mark(h.markers, h.label+"-markers")
 	return h
