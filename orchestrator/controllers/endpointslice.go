@@ -132,7 +132,7 @@ func (c *endpointSliceController) nodesChanged() {
 	if err != nil {
 		return
 	}
-	c.topology.SetNodes(klog.Background(), nodes)
+	c.topology.SetNodes(klog.Background().V(4), nodes) // that a node is in no zone is not worth a line at each of its changes
 	for _, key := range c.topology.GetOverloadedServices() {
 		c.queue.Add(key)
 	}

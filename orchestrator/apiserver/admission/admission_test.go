@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
@@ -156,6 +157,38 @@ func TestServiceAccountToken(t *testing.T) {
 	require.Empty(t, quiet.Spec.Volumes)
 	err := p.Mutate(t.Context(), podRequest(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "x"}, Spec: corev1.PodSpec{ServiceAccountName: "none"}}))
 	require.EqualError(t, err, `pods "x" is forbidden: error looking up service account ns/none: serviceaccounts "none" not found`)
+}
+
+// appearing is a lookup that finds the default service account at the n-th look into the store.
+type appearing struct {
+	table
+	n *int
+}
+
+func (l appearing) Get(ctx context.Context, r schema.GroupResource, namespace, name string, fresh bool) (kinds.Object, error) {
+	if fresh {
+		if *l.n--; *l.n <= 0 && name == "default" {
+			return &corev1.ServiceAccount{}, nil
+		}
+	}
+	return l.table.Get(ctx, r, namespace, name, fresh)
+}
+
+// TestServiceAccountOfNewNamespace makes a pod before the namespace has its service account.
+func TestServiceAccountOfNewNamespace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := 3
+		p := &ServiceAccount{Lookup: appearing{n: &n}}
+		pod := func(account string) *Attributes {
+			return podRequest(&corev1.Pod{Spec: corev1.PodSpec{ServiceAccountName: account, Containers: []corev1.Container{{Name: "a"}}}})
+		}
+		require.NoError(t, p.Mutate(t.Context(), pod("")))
+		n = 1000
+		require.True(t, apierrors.IsForbidden(p.Mutate(t.Context(), pod(""))))
+		n = 3
+		require.True(t, apierrors.IsForbidden(p.Mutate(t.Context(), pod("other"))), "only the default one is awaited")
+		require.Equal(t, 2, n)
+	})
 }
 
 func TestTaintNewNodes(t *testing.T) {

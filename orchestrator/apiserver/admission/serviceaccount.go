@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -18,6 +19,14 @@ const (
 	tokenVolume      = "kube-api-access-"
 	tokenSeconds     = 60*60 + 7
 	mirrorAnnotation = corev1.MirrorPodAnnotationKey
+)
+
+// A controller makes the account that pods have by default when their namespace is made. A pod that is made in the same moment
+// waits for it.
+const (
+	defaultAccount  = "default"
+	defaultAttempts = 20
+	defaultInterval = 50 * time.Millisecond
 )
 
 // ServiceAccount gives new pods their service account, its pull secrets, and a volume with its token.
@@ -40,7 +49,7 @@ func (p *ServiceAccount) Mutate(ctx context.Context, a *Attributes) error {
 		return nil
 	}
 	if pod.Spec.ServiceAccountName == "" {
-		pod.Spec.ServiceAccountName = "default"
+		pod.Spec.ServiceAccountName = defaultAccount
 	}
 	pod.Spec.DeprecatedServiceAccount = pod.Spec.ServiceAccountName
 	sa, err := p.get(ctx, a.Namespace, pod.Spec.ServiceAccountName)
@@ -61,6 +70,14 @@ func (p *ServiceAccount) get(ctx context.Context, namespace, name string) (*core
 	o, err := p.Lookup.Get(ctx, serviceAccounts, namespace, name, false)
 	if apierrors.IsNotFound(err) {
 		o, err = p.Lookup.Get(ctx, serviceAccounts, namespace, name, true)
+	}
+	for i := 0; i < defaultAttempts && name == defaultAccount && apierrors.IsNotFound(err); i++ {
+		select {
+		case <-time.After(defaultInterval):
+			o, err = p.Lookup.Get(ctx, serviceAccounts, namespace, name, true)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 	if err != nil {
 		return nil, err
