@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/keelson-io/keelson/orchestrator/cluster/clustertest"
@@ -29,8 +30,15 @@ type Env struct {
 // patience bounds a behaviour. It is generous: machines that run tests are busy.
 const patience = 3 * time.Minute
 
-// Test runs behaviours on a cluster with its embedded store, and on one that uses the real etcd.
-func Test(t *testing.T, behaviours Behaviours) {
+// Test runs the behaviours of several literals on a cluster with its embedded store, and on one that uses the real etcd.
+func Test(t *testing.T, literals ...Behaviours) {
+	behaviours := Behaviours{}
+	for _, l := range literals {
+		for name, run := range l {
+			require.NotContains(t, behaviours, name)
+			behaviours[name] = run
+		}
+	}
 	t.Run("keelson", func(t *testing.T) { suite(t, clustertest.Start(t), behaviours) })
 	t.Run("etcd", func(t *testing.T) {
 		etcd := servertest.New(t, 1)

@@ -1,0 +1,2 @@
+// Package apps holds the behaviours of sig-apps.
+package apps
