@@ -4,6 +4,7 @@ import (
 	"context"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -34,6 +35,10 @@ func apiFlags(fs *pflag.FlagSet, a *cluster.API) {
 	fs.StringVar(&a.DataDir, "data-dir", "data", "Directory for certificates, keys and the embedded store.")
 	fs.StringVar(&a.BindAddress, "bind-address", "127.0.0.1", "IP address to listen on.")
 	fs.IntVar(&a.SecurePort, "secure-port", 6443, "Port to serve HTTPS on; 0 is any free one.")
+	fs.IntVar(&a.Limits.RequestsInFlight, "max-requests-inflight", 400, "With max-mutating-requests-inflight, the number of seats that API priority and fairness shares.")
+	fs.IntVar(&a.Limits.MutatingInFlight, "max-mutating-requests-inflight", 200, "See max-requests-inflight.")
+	fs.DurationVar(&a.Limits.RequestTime, "request-timeout", time.Minute, "Time that requests may take which are not long-running.")
+	fs.DurationVar(&a.ShutdownDelay, "shutdown-delay-duration", 0, "Time for which the server serves on, but says that it is not ready, before it shuts down.")
 	fs.StringVar(&a.Kubeconfig, "kubeconfig", "", "File to write the way to reach the API server to (default <data-dir>/kubeconfig).")
 }
 

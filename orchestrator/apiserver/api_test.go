@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -45,25 +46,35 @@ const (
 	userToken  = "user-token"
 )
 
-// start starts an API server on a store member of its own.
-func start(t *testing.T) (config func(token string) *rest.Config) {
+// start starts an API server on a store member of its own. change may change how.
+func start(t *testing.T, change ...func(*apiserver.Config)) (config func(token string) *rest.Config) {
 	t.Helper()
-	member := servertest.Start(t, 1, servertest.Quick()...)
-	c, err := client.New(client.Config{Endpoints: member.Addrs()})
+	return startOn(t, servertest.Start(t, 1, servertest.Quick()...), change...)
+}
+
+// startOn starts an API server on a store.
+func startOn(t *testing.T, members *servertest.Cluster, change ...func(*apiserver.Config)) (config func(token string) *rest.Config) {
+	t.Helper()
+	c, err := client.New(client.Config{Endpoints: members.Addrs()})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = c.Close() })
-	store := objectstore.New(objectstore.Config{Client: c})
+	registry := prometheus.NewRegistry()
+	store := objectstore.New(objectstore.Config{Client: c, Registerer: registry})
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	keys, err := identity.NewKeyring(key)
 	require.NoError(t, err)
-	api, err := apiserver.New(apiserver.Config{
-		Kinds: kinds.Builtin(), Store: store, Keys: keys, Issuer: "https://kubernetes.default.svc", Address: "127.0.0.1:1",
+	cfg := apiserver.Config{
+		Registry: registry, Kinds: kinds.Builtin(), Store: store, Keys: keys, Issuer: "https://kubernetes.default.svc", Address: "127.0.0.1:1",
 		Tokens: map[string]request.User{
-			adminToken: {Name: "admin", Groups: []string{"system:masters"}}, userToken: {Name: "jane"},
+			adminToken: {Name: "admin", Groups: []string{"system:masters"}}, userToken: {Name: "jane", Groups: []string{"system:authenticated"}},
 		},
-	})
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	api, err := apiserver.New(cfg)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended, started := make(chan error, 1), make(chan struct{})

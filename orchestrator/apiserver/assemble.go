@@ -15,7 +15,9 @@ import (
 	"github.com/keelson-io/keelson/orchestrator/apiserver/admission/webhook"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/allocation"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/audit"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/fairness"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/identity"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/meter"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/request"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/rights"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/verbs"
@@ -32,7 +34,8 @@ type API struct {
 	graph   *rights.Graph
 	chain   *admission.Chain
 	types   func() (managedfields.TypeConverter, error)
-	ready   *readiness
+	flow    *fairness.Limiter
+	stages  *stages
 	builtin []*verbs.Resource
 	custom  *custom
 	// services hands out cluster IPs and node ports.
@@ -47,13 +50,16 @@ func New(cfg Config) (*API, error) {
 		return nil, err
 	}
 	a := &API{
-		cfg: cfg, policy: rights.NewPolicy(), graph: rights.NewGraph(), ready: newReadiness(),
+		cfg: cfg, policy: rights.NewPolicy(), graph: rights.NewGraph(), stages: newStages(),
 		types: sync.OnceValues(func() (managedfields.TypeConverter, error) {
 			return applyconfigurations.NewTypeConverter(set.Scheme()), nil
 		}),
 	}
 	s := &Server{clock: cfg.Clock, logger: cfg.Logger, parts: map[part]func(*call) error{}}
 	s.draining, s.drain = context.WithCancel(context.Background())
+	if a.flow, err = a.limiter(); err != nil {
+		return nil, err
+	}
 	a.server, a.objects = s, s.objects()
 
 	authorizer := rights.Chain{rights.Privileged{}, rights.NewNodes(a.graph), a.policy}
@@ -152,11 +158,21 @@ func (a *API) handlers(tokens identity.TokenAuthenticator, authorizer rights.Aut
 		},
 		Fail: fail, Logger: a.cfg.Logger,
 	})
+	m, err := meter.New(meter.Config{
+		Served: a.served, LongRunning: audit.LongRunning, Clock: a.cfg.Clock, Registerer: a.cfg.Registry, Logger: a.cfg.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	seats := &fairness.Gate{Limiter: a.flow, Apart: apart, Width: a.width}
 	h := rights.Handler(a.server, authorizer, audit.Annotate, fail)
+	h = seats.Handler(h)
 	h = gate.Impersonate(h)
 	h = log.Handler(h)
 	h = gate.Authenticate(h)
 	h = log.Begin(h)
+	h = a.limitTime(h)
+	h = m.Handler(h)
 	return parsed(h), nil
 }
 

@@ -36,17 +36,21 @@ type call struct {
 	res    *verbs.Resource
 	shown  media.Options
 	warned map[string]bool
+	// unbound takes the deadline of writing from the connection, nil: there is none.
+	unbound func()
 }
 
 func (c *call) ctx() context.Context { return c.r.Context() }
 
 // body reads the request's body. 413 if it is too large.
 func (c *call) body() ([]byte, error) {
-	b, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBody))
+	b, err := c.readBody(maxBody)
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
 		return nil, apierrors.NewRequestEntityTooLargeError("limit is " + strconv.Itoa(maxBody))
+	case errors.Is(err, errTookTooLong):
+		return nil, err
 	case err != nil:
 		return nil, apierrors.NewBadRequest("reading the body: " + err.Error())
 	}
@@ -127,6 +131,9 @@ func (c *call) write(code int, b []byte) error {
 
 // begin begins an answer. size is about how long it will be, in bytes.
 func (c *call) begin(code, size int) io.WriteCloser {
+	if size >= boundFrom {
+		c.unbound = c.boundWrite()
+	}
 	h := c.w.Header()
 	h.Set("Content-Type", c.format.ContentType())
 	h.Set("Cache-Control", "no-cache, private")
@@ -141,8 +148,10 @@ func (c *call) begin(code, size int) io.WriteCloser {
 	return &plain{*bufio.NewWriterSize(c.w, min(size+1, maxBuffer))}
 }
 
-// Answers are compressed from compressFrom on, and otherwise written in pieces of maxBuffer at most; both in bytes.
+// Answers are compressed from compressFrom on, and otherwise written in pieces of maxBuffer at most. From boundFrom on writing
+// has a deadline; what is shorter is on its way at once. All are in bytes.
 const (
+	boundFrom    = 16 << 10
 	compressFrom = 128 << 10
 	maxBuffer    = 64 << 10
 )

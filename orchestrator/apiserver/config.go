@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"io"
 	"net/netip"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -41,12 +42,31 @@ type Config struct {
 	AuditPolicy *audit.Policy
 	AuditLog    io.Writer
 
+	Limits Limits
+
 	Clock    clock.Clock          // nil: clock.Real
 	Logger   *zap.Logger          // nil: none
 	Registry *prometheus.Registry // nil: an own one
 }
 
+// Limits bound what requests may take.
+type Limits struct {
+	// RequestsInFlight and MutatingInFlight are together the seats of the server (package fairness). Default 400 and 200.
+	RequestsInFlight, MutatingInFlight int
+	// RequestTime is how long a request may take that is not long-running; it may ask for less. Default 60 s.
+	RequestTime time.Duration
+}
+
 func (c *Config) setDefaults() {
+	if c.Limits.RequestsInFlight == 0 {
+		c.Limits.RequestsInFlight = 400
+	}
+	if c.Limits.MutatingInFlight == 0 {
+		c.Limits.MutatingInFlight = 200
+	}
+	if c.Limits.RequestTime == 0 {
+		c.Limits.RequestTime = time.Minute
+	}
 	if len(c.ServiceRanges) == 0 {
 		c.ServiceRanges = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}
 	}

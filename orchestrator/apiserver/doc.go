@@ -2,7 +2,7 @@
 //
 // # A request
 //
-//	recover and log -> who (identity) -> audit -> flow control -> may he (rights) -> dispatch
+//	measure and recover (meter) -> time limit -> who (identity) -> audit -> for whom -> a seat (fairness) -> may he (rights) -> dispatch
 //	dispatch: a resource's verb (package verbs), a subresource of its own, a virtual resource (reviews), discovery, OpenAPI,
 //	health, metrics
 //
@@ -13,5 +13,6 @@
 //
 // # Concurrency
 //
-// A Server is used by many requests at once. Shutdown ends watches with the end of their stream, then waits for requests.
+// A Server is used by many requests at once. A request is served in the goroutine that it came in; its time limit is its context's
+// deadline. Retire makes readiness fail, Drain ends watches. Shutdown ends watches with the end of their stream, then waits for requests.
 package apiserver

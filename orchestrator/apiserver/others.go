@@ -2,10 +2,8 @@ package apiserver
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 
@@ -60,10 +58,7 @@ func (a *API) others() (http.Handler, error) {
 	}
 	mux.HandleFunc("/version", serveVersion)
 	mux.HandleFunc("/version/", serveVersion)
-	for _, p := range []string{"/healthz", "/livez", "/readyz"} {
-		mux.HandleFunc(p, a.health)
-		mux.HandleFunc(p+"/", a.health)
-	}
+	a.checks(mux)
 	mux.Handle("/metrics", promhttp.HandlerFor(a.cfg.Registry, promhttp.HandlerOpts{}))
 	if strings.HasPrefix(a.cfg.Issuer, "https://") {
 		d, err := identity.NewDiscovery(a.cfg.Issuer, "", a.cfg.Address, a.cfg.Keys)
@@ -118,58 +113,4 @@ func serveRoot(w http.ResponseWriter, _ *http.Request) {
 		"/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/debug/pprof", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3",
 		"/openid/v1/jwks", "/readyz", "/version",
 	}})
-}
-
-// readiness is what has to be done before the server is ready.
-type readiness struct {
-	mu      sync.Mutex
-	waiting []string
-}
-
-func newReadiness() *readiness { return &readiness{} }
-
-// expect adds something; done takes it away.
-func (r *readiness) expect(name string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.waiting = append(r.waiting, name)
-}
-
-func (r *readiness) done(name string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.waiting = slices.DeleteFunc(r.waiting, func(n string) bool { return n == name })
-}
-
-// Missing names what the server still waits for.
-func (r *readiness) missing() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.waiting)
-}
-
-// health answers whether the server lives, or is ready.
-func (a *API) health(w http.ResponseWriter, r *http.Request) {
-	name := strings.Trim(strings.SplitN(strings.TrimPrefix(r.URL.Path, "/"), "/", 2)[0], "/")
-	var lines []string
-	failed := false
-	if name != "livez" {
-		for _, m := range a.ready.missing() {
-			lines, failed = append(lines, "[-]"+m+" failed: reason withheld"), true
-		}
-		if a.server.draining.Err() != nil && name == "readyz" {
-			lines, failed = append(lines, "[-]shutdown failed: reason withheld"), true
-		}
-	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	switch {
-	case failed:
-		w.WriteHeader(http.StatusInternalServerError)
-		_, _ = fmt.Fprintf(w, "[+]ping ok\n%s\n%s check failed\n", strings.Join(lines, "\n"), name)
-	case r.URL.Query().Has("verbose"):
-		_, _ = fmt.Fprintf(w, "[+]ping ok\n[+]store ok\n%s check passed\n", name)
-	default:
-		_, _ = fmt.Fprint(w, "ok")
-	}
 }

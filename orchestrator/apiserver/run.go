@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/keelson-io/keelson/orchestrator/apiserver/fairness"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/request"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/rights"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/verbs"
@@ -25,40 +26,46 @@ func (a *API) Run(ctx context.Context, started func()) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	go func() { _, _ = a.types() }() // takes a moment, and the first write needs it
-	a.ready.expect("poststarthook/bootstrap")
 	synced := a.follow(ctx, &wg)
-	a.ready.expect("poststarthook/crd-informer-synced")
+	wg.Go(func() { a.flow.Run(ctx) })
 	wg.Go(func() { a.custom.manager.Run(ctx) })
 	defer a.custom.webhook.Close()
 	if err := a.bootstrap(ctx); err != nil {
 		return fmt.Errorf("apiserver: the objects that every cluster has: %w", err)
 	}
-	a.ready.done("poststarthook/bootstrap")
+	a.stages.done(stageBootstrap)
 	wg.Go(func() { a.services.Run(ctx) })
-	for _, done := range []<-chan struct{}{synced, a.custom.manager.Ready()} {
+	for stage, done := range map[string]<-chan struct{}{stageInformers: synced, stageDefinitions: a.custom.manager.Ready()} {
 		select {
 		case <-done:
+			a.stages.done(stage)
 		case <-ctx.Done():
 			return nil
 		}
 	}
-	a.ready.done("poststarthook/crd-informer-synced")
+	wg.Go(func() { a.keepFlow(ctx) })
 	started()
 	<-ctx.Done()
 	return nil
 }
 
-// Drain ends all watches, with the end of their streams.
-func (a *API) Drain() { a.server.Drain() }
+// Retire makes the server say that it is not ready, so that no new clients come. It serves on.
+func (a *API) Retire() { a.stages.retire() }
 
-// followed are the resources that rights come from.
+// Drain ends all watches, with the end of their streams.
+func (a *API) Drain() {
+	a.Retire()
+	a.server.Drain()
+}
+
+// followed are the resources that rights and the sharing of seats come from.
 func (a *API) followed() map[schema.GroupResource]mirror {
 	rbac := func(resource string) schema.GroupResource {
 		return schema.GroupResource{Group: rbacv1.GroupName, Resource: resource}
 	}
 	return map[schema.GroupResource]mirror{
 		rbac("roles"): a.policy, rbac("rolebindings"): a.policy, rbac("clusterroles"): a.policy, rbac("clusterrolebindings"): a.policy,
-		podResource: a.graph, volumeResource: a.graph,
+		podResource: a.graph, volumeResource: a.graph, schemaResource: a.flow, levelResource: a.flow,
 	}
 }
 
@@ -71,11 +78,10 @@ func (a *API) follow(ctx context.Context, wg *sync.WaitGroup) <-chan struct{} {
 		if err != nil {
 			continue
 		}
-		name := "informer-sync/" + r.String()
-		a.ready.expect(name)
+		a.stages.informers.Expect(r.String())
 		waiting.Add(1)
 		f := &follower{objects: c, mirror: m, clock: a.cfg.Clock, logger: a.cfg.Logger, synced: sync.OnceFunc(func() {
-			a.ready.done(name)
+			a.stages.informers.Done(r.String())
 			waiting.Done()
 		})}
 		wg.Go(func() { f.run(ctx) })
@@ -101,6 +107,9 @@ func (a *API) bootstrap(ctx context.Context) error {
 	g.SetLimit(bootstrapWriters)
 	for _, o := range slices.Concat(rights.Defaults(), priorityClasses(), a.ownService()) {
 		g.Go(func() error { return a.ensure(ctx, o) })
+	}
+	for _, d := range fairness.Defaults() {
+		g.Go(func() error { return a.ensureFlow(ctx, d) })
 	}
 	return g.Wait()
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"mime"
 	"net/http"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -38,13 +37,17 @@ type part struct{ group, resource, subresource string }
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	info := request.InfoFrom(r.Context())
-	defer s.recover(w, r)
 	if !info.IsResource {
 		s.others.ServeHTTP(w, r)
 		return
 	}
 	c := &call{s: s, w: w, r: r, info: info, query: r.URL.Query()}
 	c.shown.Now = s.clock.Now()
+	defer func() {
+		if c.unbound != nil {
+			c.unbound()
+		}
+	}()
 	switch err := c.serve(); {
 	case err == nil:
 	case errors.Is(err, errAborted):
@@ -56,18 +59,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // errAborted ends a request of whose answer a part was sent.
 var errAborted = errors.New("the answer could not be completed")
-
-func (s *Server) recover(w http.ResponseWriter, r *http.Request) {
-	p := recover()
-	switch {
-	case p == nil:
-	case p == http.ErrAbortHandler: //nolint:errorlint // it is compared as net/http does
-		panic(p)
-	default:
-		s.logger.Error("a request made the server panic", zap.String("path", r.URL.Path), zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
-		http.Error(w, "This request caused apiserver to panic. Look in the logs for details.", http.StatusInternalServerError)
-	}
-}
 
 // serve finds out what is asked for, and in which form, and calls it.
 func (c *call) serve() (err error) {
@@ -136,6 +127,9 @@ func (c *call) fail(err error) {
 
 // Fail answers with an error as a Status, in the form that goes with f, which may be nil: JSON.
 func Fail(w http.ResponseWriter, f *media.Format, err error) {
+	if apierrors.ReasonForError(err) == metav1.StatusReasonUnknown && errors.Is(err, context.DeadlineExceeded) {
+		err = errTookTooLong
+	}
 	status := media.StatusOf(err)
 	f = f.Status()
 	b, err := f.Any(status)

@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -104,6 +105,8 @@ var (
 	serviceAccountResource = schema.GroupResource{Resource: "serviceaccounts"}
 	claimResource          = schema.GroupResource{Resource: "persistentvolumeclaims"}
 	volumeResource         = schema.GroupResource{Resource: "persistentvolumes"}
+	schemaResource         = schema.GroupResource{Group: flowcontrolv1.GroupName, Resource: "flowschemas"}
+	levelResource          = schema.GroupResource{Group: flowcontrolv1.GroupName, Resource: "prioritylevelconfigurations"}
 	driverResource         = schema.GroupResource{Group: storagev1.GroupName, Resource: "csidrivers"}
 )
 

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/keelson-io/keelson/orchestrator/apiserver/fairness"
 	"github.com/keelson-io/keelson/orchestrator/objectstore"
 )
 
@@ -46,6 +47,9 @@ func (c *call) watch() error {
 	out := http.NewResponseController(c.w)
 	_ = out.Flush()
 	for {
+		if !stream.Beginning() {
+			fairness.Begun(ctx)
+		}
 		events, err := stream.Next(ctx)
 		switch {
 		case ctx.Err() != nil:

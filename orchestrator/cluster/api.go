@@ -42,7 +42,11 @@ type API struct {
 	Kubeconfig string
 	// StoreEndpoints are client URLs of the store.
 	StoreEndpoints []string
-	Logger         *zap.Logger
+	// ShutdownDelay is how long it serves on while it says that it is not ready, so that balancers send nobody any more.
+	ShutdownDelay time.Duration
+	// Limits bound what requests may take; zero ones are the defaults.
+	Limits apiserver.Limits
+	Logger *zap.Logger
 }
 
 // compactEvery is how long old revisions are kept in the store, at least.
@@ -143,7 +147,7 @@ func (s *apiServer) build() error {
 	s.api, err = apiserver.New(apiserver.Config{
 		Kinds: kinds.Builtin(), Store: s.store, ClientCAs: s.pki.Pool(), Keys: keys, Issuer: issuer, Address: s.listen.Addr().String(),
 		Tokens: map[string]request.User{s.token: {Name: "system:keelson", Groups: []string{"system:masters"}}},
-		Clock:  clock.Real, Logger: s.lg, Registry: s.registry,
+		Limits: s.cfg.Limits, Clock: clock.Real, Logger: s.lg, Registry: s.registry,
 	})
 	return err
 }
@@ -248,6 +252,10 @@ const apiStop = 10 * time.Second
 func (s *apiServer) close() error {
 	var errs []error
 	if s.api != nil {
+		s.api.Retire()
+		if s.http != nil {
+			time.Sleep(s.cfg.ShutdownDelay)
+		}
 		s.api.Drain()
 	}
 	if s.http != nil {

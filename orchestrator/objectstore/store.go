@@ -91,6 +91,7 @@ type Store struct {
 	metrics *metrics
 	leases  *leases
 	now     gate // the store's revision
+	health  health
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -108,7 +109,7 @@ func New(cfg Config) *Store {
 		cfg: cfg, metrics: newMetrics(cfg.Registerer), collections: map[*kinds.Kind]*Collection{}, caches: map[*kinds.Kind]*cache{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.now.ask = s.askRevision
+	s.now.ask, s.health.gate.ask = s.askRevision, s.askHealth
 	s.leases = newLeases(cfg.Clock, func(ctx context.Context, seconds int64) (client.LeaseID, error) {
 		r, err := cfg.Client.Grant(ctx, seconds)
 		return client.LeaseID(r.GetID()), err
@@ -229,6 +230,9 @@ type Collection struct {
 
 // Kind returns what the objects are.
 func (c *Collection) Kind() *kinds.Kind { return c.kind }
+
+// Len is how many objects the watch cache has.
+func (c *Collection) Len() int { return c.cache.current.Load().tree.Len() }
 
 // Ready says whether the collection's watch cache was ever filled, and if not, why the last attempt failed, if one did.
 func (c *Collection) Ready() (bool, error) {

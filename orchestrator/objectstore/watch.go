@@ -172,6 +172,9 @@ func (s *Stream) begin(ctx context.Context, q *WatchQuery, revision int64) (err 
 	return nil
 }
 
+// Beginning says that objects which the stream began with are still to come.
+func (s *Stream) Beginning() bool { return s.initial != nil }
+
 // Close ends the stream.
 func (s *Stream) Close() {
 	s.closing.Do(func() {

@@ -17,8 +17,6 @@ type Gate struct {
 	Apart func(*request.Info) bool
 	// Width returns how many seats a request takes; nil: one.
 	Width func(*http.Request, *request.Info) int
-	// Rejected is told of requests that are answered 429; nil: nobody is told.
-	Rejected func(*http.Request)
 }
 
 // The names of headers are in the form that http.Header has them under.
@@ -49,7 +47,7 @@ func (g *Gate) Handler(next http.Handler) http.Handler {
 		h[schemaHeader], h[levelHeader] = seat.schema.uid, seat.schema.lvlUID
 		switch {
 		case err != nil:
-			g.reject(w, r, &seat)
+			g.reject(w, &seat)
 		case i.Verb == "watch":
 			b := &beginning{limiter: g.Limiter, seat: seat}
 			defer b.end()
@@ -62,10 +60,7 @@ func (g *Gate) Handler(next http.Handler) http.Handler {
 }
 
 // reject answers as kube-apiserver does: in plain text.
-func (g *Gate) reject(w http.ResponseWriter, r *http.Request, s *Seat) {
-	if g.Rejected != nil {
-		g.Rejected(r)
-	}
+func (g *Gate) reject(w http.ResponseWriter, s *Seat) {
 	after := s.level.rejected(g.Limiter.cfg.Clock.Now())
 	w.Header().Set("Retry-After", strconv.Itoa(after))
 	http.Error(w, "Too many requests, please try again later.", http.StatusTooManyRequests)

@@ -167,3 +167,23 @@ func TestDanglings(t *testing.T) {
 		Message: `This FlowSchema references the PriorityLevelConfiguration object named "work" and it exists`,
 	}, d[0].Condition)
 }
+
+// However few seats there are, a level that has shares keeps one.
+func TestLastSeat(t *testing.T) {
+	l := limiter(t, 2)
+	for _, d := range Defaults() {
+		l.Set(d.Object)
+	}
+	for range 20 {
+		_, err := l.Enter(t.Context(), user("admin", "system:masters"), getPods, 1)
+		require.NoError(t, err)
+	}
+	l.mu.Lock()
+	l.adjust(time.Now())
+	l.mu.Unlock()
+	for name, s := range l.levels {
+		if name != "exempt" {
+			require.Equal(t, 1, s.seats, name)
+		}
+	}
+}

@@ -39,7 +39,8 @@ func divide(s *flowcontrolv1.PriorityLevelConfigurationSpec, seats int, allShare
 		nominal = int(math.Ceil(float64(seats) * float64(shares) / allShares))
 	}
 	part := func(percent int32) int { return int(math.Round(float64(nominal) * float64(percent) / 100)) }
-	out := share{nominal: nominal, lower: nominal - part(lend), upper: nominal + seats}
+	// Nobody lends his last seat: a level without one would reject all, and nobody would know that it wants any.
+	out := share{nominal: nominal, lower: max(min(1, nominal), nominal-part(lend)), upper: nominal + seats}
 	if borrow != nil {
 		out.upper = nominal + part(*borrow)
 	}
