@@ -277,6 +277,6 @@ func TestStoreRestarts(t *testing.T) {
 	require.Eventually(t, func() bool {
 		it, err = c.Create(ctx, pod("a", "z"))
 		return err == nil
-	}, 10*time.Second, 20*time.Millisecond)
+	}, time.Minute, 20*time.Millisecond)
 	require.Equal(t, []string{"ADDED z " + rv(it.Revision)}, next(t, w, 1))
 }
