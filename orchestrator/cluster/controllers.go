@@ -72,6 +72,9 @@ func control(ctx context.Context, c *clients, cfg Control, started func()) error
 	if err != nil {
 		return err
 	}
+	if err := register(cfg.Registerer, all); err != nil {
+		return err
+	}
 	s.shared.StartWithContext(ctx)
 	started()
 	g, ctx := errgroup.WithContext(ctx)
@@ -79,6 +82,25 @@ func control(ctx context.Context, c *clients, cfg Control, started func()) error
 		g.Go(func() error { return ended(ctx, c.Run(ctx)) })
 	}
 	return g.Wait()
+}
+
+// register enters the metrics of all controllers.
+func register(r prometheus.Registerer, all []controllers.Controller) error {
+	if r == nil {
+		return nil
+	}
+	for _, c := range all {
+		measured, ok := c.(controllers.Measured)
+		if !ok {
+			continue
+		}
+		for _, m := range measured.Metrics() {
+			if err := r.Register(m); err != nil {
+				return fmt.Errorf("cluster: metrics: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // ended drops the error of something that ended because it was to end.

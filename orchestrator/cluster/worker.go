@@ -48,7 +48,13 @@ var errLeaseLost = errors.New("cluster: the lease was lost to another process")
 
 // lead runs something while this process holds the lease of a name. The lease of a process that is gone in order is given
 // back, and one that was never held is taken at once. An API server that cannot be reached is tried again.
-func lead(ctx context.Context, c kubernetes.Interface, name string, lg *zap.Logger, run func(ctx context.Context) error) error {
+func lead(ctx context.Context, c kubernetes.Interface, name string, r prometheus.Registerer, lg *zap.Logger, run func(ctx context.Context) error) error {
+	leads := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "leader_election_master_status", Help: "1 if this process holds the lease of the name, 0 if it waits for it.", ConstLabels: prometheus.Labels{"name": name},
+	})
+	if err := r.Register(leads); err != nil {
+		return fmt.Errorf("cluster: metrics: %w", err)
+	}
 	host, err := os.Hostname()
 	if err != nil {
 		return fmt.Errorf("cluster: %w", err)
@@ -69,10 +75,11 @@ func lead(ctx context.Context, c kubernetes.Interface, name string, lg *zap.Logg
 				began = true
 				defer close(done)
 				lg.Info("leads", zap.String("lease", name))
+				leads.Set(1)
 				result = run(ctx)
 				cancel()
 			},
-			OnStoppedLeading: func() {},
+			OnStoppedLeading: func() { leads.Set(0) },
 		},
 	})
 	if err != nil {
@@ -144,7 +151,7 @@ func (w *Worker) run(ctx context.Context, name string, role func(ctx context.Con
 	if !w.LeaderElect {
 		return role(ctx, c, registry)
 	}
-	return lead(ctx, c.client, name, w.Logger, func(ctx context.Context) error { return role(ctx, c, registry) })
+	return lead(ctx, c.client, name, registry, w.Logger, func(ctx context.Context) error { return role(ctx, c, registry) })
 }
 
 // RunControllers runs the controllers until the context ends. With a directory of an authority they sign certificates.

@@ -6,17 +6,20 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
+
+	"github.com/keelson-io/keelson/orchestrator/controllers/queues"
 )
 
 // loop is a work queue of keys ("namespace/name"), and workers.
 type loop struct {
 	name   string
 	lg     *zap.Logger
-	queue  workqueue.TypedRateLimitingInterface[string]
+	queue  *queues.Queue[string]
 	synced []cache.InformerSynced
 	// sync makes the world what the object with a key says. An error brings the key back.
 	sync func(ctx context.Context, key string) error
@@ -34,11 +37,12 @@ func newLoop(name string, lg *zap.Logger) *loop {
 	}
 	return &loop{
 		name: name, lg: lg.Named(name),
-		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
-			workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry),
-			workqueue.TypedRateLimitingQueueConfig[string]{Name: name}),
+		queue: queues.New(name, workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
 	}
 }
+
+// Metrics are those of the queue.
+func (l *loop) Metrics() []prometheus.Collector { return []prometheus.Collector{l.queue} }
 
 // run works until ctx ends. It begins when all informers have seen everything that there was.
 func (l *loop) run(ctx context.Context, workers int) error {
@@ -124,4 +128,10 @@ func (l *loop) watch(i cache.SharedIndexInformer, h cache.ResourceEventHandler) 
 type Controller interface {
 	// Run works until ctx ends. The informers are started by the caller.
 	Run(ctx context.Context) error
+}
+
+// Measured is a Controller that has metrics.
+type Measured interface {
+	Controller
+	Metrics() []prometheus.Collector
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -80,6 +81,11 @@ func NewResourceQuota(client kubernetes.Interface, i informers.SharedInformerFac
 	}
 	q.urgent.synced = q.synced
 	return q, errs
+}
+
+// Metrics are those of both queues.
+func (q *quotaController) Metrics() []prometheus.Collector {
+	return append(q.loop.Metrics(), q.urgent.Metrics()...)
 }
 
 // Run works until ctx ends.

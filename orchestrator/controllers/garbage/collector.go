@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/keelson-io/keelson/orchestrator/controllers/inventory"
+	"github.com/keelson-io/keelson/orchestrator/controllers/queues"
 )
 
 const workers = 8
@@ -35,8 +37,8 @@ type Collector struct {
 	cfg     Config
 	lg      *zap.Logger
 	graph   *graph
-	deletes workqueue.TypedRateLimitingInterface[types.UID]
-	orphans workqueue.TypedRateLimitingInterface[types.UID]
+	deletes *queues.Queue[types.UID]
+	orphans *queues.Queue[types.UID]
 }
 
 // New makes a Collector. The inventory must not run yet.
@@ -44,8 +46,8 @@ func New(cfg Config) *Collector {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
-	queue := func(name string) workqueue.TypedRateLimitingInterface[types.UID] {
-		return workqueue.NewTypedRateLimitingQueueWithConfig(workqueue.DefaultTypedControllerRateLimiter[types.UID](), workqueue.TypedRateLimitingQueueConfig[types.UID]{Name: name})
+	queue := func(name string) *queues.Queue[types.UID] {
+		return queues.New(name, workqueue.DefaultTypedControllerRateLimiter[types.UID]())
 	}
 	c := &Collector{cfg: cfg, lg: cfg.Logger.Named("garbage"), graph: newGraph(), deletes: queue("garbage-delete"), orphans: queue("garbage-orphan")}
 	cfg.Inventory.Handle(inventory.Handler{
@@ -56,6 +58,11 @@ func New(cfg Config) *Collector {
 		Found: cfg.Mapper.Reset,
 	})
 	return c
+}
+
+// Metrics are those of the queues.
+func (c *Collector) Metrics() []prometheus.Collector {
+	return []prometheus.Collector{c.deletes, c.orphans}
 }
 
 // Run works until ctx ends. It begins when the inventory is ready: before, owners that exist may not have been seen.
@@ -86,7 +93,7 @@ func (c *Collector) queue(w work) {
 	}
 }
 
-func drain(ctx context.Context, c *Collector, q workqueue.TypedRateLimitingInterface[types.UID], f func(ctx context.Context, uid types.UID) error) {
+func drain(ctx context.Context, c *Collector, q *queues.Queue[types.UID], f func(ctx context.Context, uid types.UID) error) {
 	for {
 		uid, quit := q.Get()
 		if quit {
