@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/keelson-io/keelson/orchestrator/cluster"
+	"github.com/keelson-io/keelson/orchestrator/controllers"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/logging"
 )
@@ -72,17 +73,27 @@ func workerFlags(fs *pflag.FlagSet, w *cluster.Worker, metrics string) {
 	fs.StringVar(&w.MetricsAddress, "metrics-address", metrics, "IP address and port to serve /metrics, /healthz and /readyz on over HTTP; empty: nowhere.")
 }
 
+// disruptionFlags have the names that they have in kube-controller-manager.
+func disruptionFlags(fs *pflag.FlagSet, d *controllers.Disruption) {
+	fs.Float64Var(&d.EvictionRate, "node-eviction-rate", d.EvictionRate, "Nodes per second whose pods are evicted, in a healthy zone.")
+	fs.Float64Var(&d.SecondaryRate, "secondary-node-eviction-rate", d.SecondaryRate, "The same in an unhealthy zone that is large; in others none are evicted.")
+	fs.Float64Var(&d.UnhealthyShare, "unhealthy-zone-threshold", d.UnhealthyShare, "Share of a zone's nodes, at least 3, that have to be not ready for the zone to be unhealthy.")
+	fs.IntVar(&d.LargeZone, "large-cluster-size-threshold", d.LargeZone, "A zone with more nodes is large.")
+}
+
 func controllersCommand() *cobra.Command {
 	var w cluster.Worker
 	var pkiDir string
+	d := controllers.DefaultDisruption()
 	cmd := &cobra.Command{Use: "controllers", Short: "Run the controllers", Args: cobra.NoArgs}
 	workerFlags(cmd.Flags(), &w, "127.0.0.1:10257")
 	cmd.Flags().StringVar(&pkiDir, "pki-dir", "data/pki", "Directory of the cluster's authority, with which certificates are signed.")
+	disruptionFlags(cmd.Flags(), &d)
 	logs := logFlags(cmd.Flags())
 	cmd.RunE = func(*cobra.Command, []string) error {
 		return runRole(logs, func(ctx context.Context, lg *zap.Logger) error {
 			w.Logger = lg
-			return cluster.RunControllers(ctx, w, pkiDir)
+			return cluster.RunControllers(ctx, w, pkiDir, d)
 		})
 	}
 	return cmd

@@ -37,6 +37,7 @@ type Control struct {
 	}
 	// PodRange is the addresses of pods, of which every node gets a part.
 	PodRange   netip.Prefix
+	Disruption controllers.Disruption
 	Registerer prometheus.Registerer // nil: none
 	Logger     *zap.Logger
 }
@@ -128,7 +129,7 @@ func (s *controllerSet) controllers() (all []controllers.Controller, err error) 
 	add(controllers.NewNamespace(s.client, s.metadata, s.namespaced, s.shared, clock.Real, lg))
 	add(controllers.NewServiceAccount(s.client, s.shared, lg))
 	add(controllers.NewNodeIPAM(s.client, s.shared, s.events, lg, controllers.NodeRange{Cluster: s.PodRange, Bits: nodeBits}))
-	add(controllers.NewNodeLifecycle(s.client, s.shared, s.events, clock.Real, lg))
+	add(controllers.NewNodeLifecycle(s.client, s.shared, s.events, clock.Real, lg, s.Disruption))
 	add(controllers.NewTaintEviction(s.client, s.shared, s.events, clock.Real, lg))
 	add(controllers.NewPodGC(s.client, s.shared, clock.Real, lg, terminatedPods), nil)
 	if len(s.CA) > 0 {

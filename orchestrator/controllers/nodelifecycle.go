@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -55,6 +56,7 @@ type nodeLifecycle struct {
 	pods   cache.Indexer
 	events record.EventRecorder
 	clock  clock.Clock
+	zones  *zones
 
 	mu    sync.Mutex
 	heard map[string]sign
@@ -67,15 +69,20 @@ type sign struct {
 }
 
 // NewNodeLifecycle makes the controller that watches over nodes.
-func NewNodeLifecycle(client kubernetes.Interface, i informers.SharedInformerFactory, events record.EventRecorder, c clock.Clock, lg *zap.Logger) (Controller, error) {
+func NewNodeLifecycle(client kubernetes.Interface, i informers.SharedInformerFactory, events record.EventRecorder, c clock.Clock, lg *zap.Logger, d Disruption) (Controller, error) {
 	nodes, leases, pods := i.Core().V1().Nodes().Informer(), i.Coordination().V1().Leases().Informer(), i.Core().V1().Pods().Informer()
 	n := &nodeLifecycle{
 		loop: newLoop("node-lifecycle", lg), client: client, nodes: nodes.GetIndexer(), leases: leases.GetIndexer(), pods: pods.GetIndexer(),
-		events: events, clock: c, heard: map[string]sign{},
+		events: events, clock: c, zones: newZones(d), heard: map[string]sign{},
 	}
 	n.sync = n.syncOne
 	n.synced = append(n.synced, leases.HasSynced, pods.HasSynced)
 	return n, errors.Join(indexPodsByNode(pods), n.watch(nodes, objects(func(o *corev1.Node) { n.add(o) })))
+}
+
+// Metrics are those of the queue and of the zones.
+func (n *nodeLifecycle) Metrics() []prometheus.Collector {
+	return append(n.loop.Metrics(), n.zones.metrics()...)
 }
 
 // Run works until ctx ends.
@@ -97,9 +104,30 @@ func (n *nodeLifecycle) monitor(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		for _, key := range n.nodes.ListKeys() {
-			n.queue.Add(key)
+		n.look()
+	}
+}
+
+// look looks at the state of the zones, and at all nodes.
+func (n *nodeLifecycle) look() {
+	all := n.nodes.List()
+	nodes := make([]*corev1.Node, 0, len(all))
+	for _, x := range all {
+		if node, ok := x.(*corev1.Node); ok {
+			nodes = append(nodes, node)
 		}
+	}
+	if n.zones.look(nodes) {
+		n.lg.Info("nodes are ready again; all get their time to be heard")
+		n.mu.Lock()
+		for name, s := range n.heard {
+			s.noticed = n.clock.Now()
+			n.heard[name] = s
+		}
+		n.mu.Unlock()
+	}
+	for _, node := range nodes {
+		n.add(node)
 	}
 }
 
@@ -112,6 +140,7 @@ func (n *nodeLifecycle) syncOne(ctx context.Context, name string) error {
 		n.mu.Lock()
 		delete(n.heard, name)
 		n.mu.Unlock()
+		n.zones.leave(name)
 		return nil
 	}
 	node := x.(*corev1.Node)
@@ -202,7 +231,7 @@ func (n *nodeLifecycle) giveUp(ctx context.Context, node *corev1.Node) (*corev1.
 
 // taint gives a node the taints that follow from its conditions, and takes those off that do not.
 func (n *nodeLifecycle) taint(ctx context.Context, node *corev1.Node) error {
-	want := wantedTaints(node)
+	want := n.inTurn(node, wantedTaints(node))
 	var taints []corev1.Taint
 	for _, t := range node.Spec.Taints {
 		i := slices.IndexFunc(want, func(w corev1.Taint) bool { return w.Key == t.Key && w.Effect == t.Effect })
@@ -226,6 +255,23 @@ func (n *nodeLifecycle) taint(ctx context.Context, node *corev1.Node) error {
 	c.Spec.Taints = taints
 	_, err := n.client.CoreV1().Nodes().Update(ctx, c, metav1.UpdateOptions{})
 	return err
+}
+
+// inTurn leaves out of the taints those that would evict pods before the node's turn has come. One that has its taint already
+// may get the other one for it.
+func (n *nodeLifecycle) inTurn(node *corev1.Node, want []corev1.Taint) []corev1.Taint {
+	evicts := func(t corev1.Taint) bool {
+		return t.Effect == corev1.TaintEffectNoExecute && (t.Key == corev1.TaintNodeNotReady || t.Key == corev1.TaintNodeUnreachable)
+	}
+	switch {
+	case !slices.ContainsFunc(want, evicts):
+		n.zones.leave(node.Name)
+		return want
+	case n.zones.darkness():
+	case slices.ContainsFunc(node.Spec.Taints, evicts), n.zones.turn(node, n.clock.Now()):
+		return want
+	}
+	return slices.DeleteFunc(want, evicts)
 }
 
 // wantedTaints follow from a node's conditions.

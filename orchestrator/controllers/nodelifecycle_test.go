@@ -10,6 +10,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/ptr"
 
 	"github.com/keelson-io/keelson/internal/clock"
@@ -49,23 +50,42 @@ func TestSilentNode(t *testing.T) {
 				Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}},
 			}
 		}
-		w := newWorld(t, node, lease, pod("plain"), pod("patient", corev1.Toleration{
+		other := &corev1.Node{ // the cluster is not all dark
+			ObjectMeta: metav1.ObjectMeta{Name: "other", ResourceVersion: "1"},
+			Status:     corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: start}}},
+		}
+		leaseOfOther := lease.DeepCopy()
+		leaseOfOther.Name = "other"
+		w := newWorld(t, node, other, lease, leaseOfOther, pod("plain"), pod("patient", corev1.Toleration{
 			Key: corev1.TaintNodeUnreachable, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To(int64(300)),
 		}), pod("daemon", corev1.Toleration{Operator: corev1.TolerationOpExists}))
-		lifecycle, err := NewNodeLifecycle(w.client, w.factory, w.events, clock.Real, nil)
+		lifecycle, err := NewNodeLifecycle(w.client, w.factory, w.events, clock.Real, nil, DefaultDisruption())
 		require.NoError(t, err)
 		eviction, err := NewTaintEviction(w.client, w.factory, w.events, clock.Real, nil)
 		require.NoError(t, err)
 		w.run(lifecycle, eviction)
 		defer func() { w.stop(); w.factory.Shutdown() }()
-		renew := func() {
-			l, err := w.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(w.ctx, "n", metav1.GetOptions{})
+		renewOf := func(name string) {
+			l, err := w.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(w.ctx, name, metav1.GetOptions{})
 			require.NoError(t, err)
 			l = l.DeepCopy()
 			l.Spec.RenewTime = &metav1.MicroTime{Time: time.Now()}
 			_, err = w.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Update(w.ctx, l, metav1.UpdateOptions{})
 			require.NoError(t, err)
 		}
+		renew := func() { renewOf("n") }
+		go func() {
+			tick := time.NewTicker(10 * time.Second)
+			defer tick.Stop()
+			for {
+				select {
+				case <-tick.C:
+					renewOf("other")
+				case <-w.ctx.Done():
+					return
+				}
+			}
+		}()
 		names := func() (out []string) {
 			for _, p := range w.pods() {
 				out = append(out, p.Name)
@@ -79,7 +99,7 @@ func TestSilentNode(t *testing.T) {
 		require.Equal(t, []string{"mine:NoSchedule"}, taintNames(w.node("n")))
 		require.Len(t, names(), 3)
 
-		time.Sleep(nodeGrace)
+		time.Sleep(nodeGrace + nodeMonitorPeriod)
 		synctest.Wait()
 		require.Equal(t, []string{"mine:NoSchedule", "node.kubernetes.io/unreachable:NoExecute", "node.kubernetes.io/unreachable:NoSchedule"}, taintNames(w.node("n")))
 		require.Equal(t, corev1.ConditionUnknown, nodeCondition(w.node("n"), corev1.NodeReady).Status)
@@ -90,7 +110,7 @@ func TestSilentNode(t *testing.T) {
 		time.Sleep(280 * time.Second)
 		synctest.Wait()
 		require.Len(t, names(), 2, "too early")
-		time.Sleep(25 * time.Second)
+		time.Sleep(30 * time.Second)
 		synctest.Wait()
 		require.Equal(t, []string{"daemon"}, names())
 
@@ -111,6 +131,39 @@ func TestSilentNode(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		require.Equal(t, []string{"mine:NoSchedule", "node.kubernetes.io/unschedulable:NoSchedule"}, taintNames(w.node("n")))
+	})
+}
+
+// TestAllSilent stops the heartbeats of all nodes: it is rather this program that does not hear. When one is heard again, the
+// others get their time.
+func TestAllSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var objects []runtime.Object
+		for _, name := range []string{"a", "b"} {
+			objects = append(objects, &corev1.Node{
+				ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: "1"},
+				Status:     corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: metav1.Now()}}},
+			})
+		}
+		w := newWorld(t, objects...)
+		lifecycle, err := NewNodeLifecycle(w.client, w.factory, w.events, clock.Real, nil, DefaultDisruption())
+		require.NoError(t, err)
+		w.run(lifecycle)
+		defer func() { w.stop(); w.factory.Shutdown() }()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		for _, name := range []string{"a", "b"} {
+			require.Equal(t, []string{"node.kubernetes.io/unreachable:NoSchedule"}, taintNames(w.node(name)), "nothing is evicted")
+		}
+		n := w.node("a")
+		nodeCondition(n, corev1.NodeReady).Status = corev1.ConditionTrue
+		nodeCondition(n, corev1.NodeReady).LastHeartbeatTime = metav1.Now()
+		_, err = w.client.CoreV1().Nodes().UpdateStatus(w.ctx, n, metav1.UpdateOptions{})
+		require.NoError(t, err)
+		time.Sleep(3 * nodeMonitorPeriod)
+		synctest.Wait()
+		require.Empty(t, taintNames(w.node("a")))
+		require.Contains(t, taintNames(w.node("b")), "node.kubernetes.io/unreachable:NoExecute")
 	})
 }
 
