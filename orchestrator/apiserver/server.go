@@ -12,7 +12,6 @@ import (
 	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/keelson-io/keelson/internal/clock"
@@ -66,7 +65,7 @@ func (c *call) serve() (err error) {
 	c.res = c.s.table.Load().resources[gvr]
 	free := false
 	if c.res != nil {
-		_, free = c.res.Kind.New().(runtime.Unstructured)
+		free = c.res.Kind.Coerce != nil
 	}
 	do := c.s.parts[part{c.info.Group, c.info.Resource, c.info.Subresource}]
 	if c.format, err = media.Accept(c.r, media.Answer{Watch: c.info.Verb == "watch", Free: free, Plain: do != nil}); err != nil {

@@ -46,6 +46,7 @@ func (c *call) watch() error {
 	c.w.WriteHeader(http.StatusOK)
 	out := http.NewResponseController(c.w)
 	_ = out.Flush()
+	var buf []byte
 	for {
 		if !stream.Beginning() {
 			fairness.Begun(ctx)
@@ -57,7 +58,8 @@ func (c *call) watch() error {
 		case err != nil:
 			events = []objectstore.Event{{Type: watch.Error, Err: err}}
 		}
-		if werr := c.send(events); werr != nil || err != nil {
+		var werr error
+		if buf, werr = c.send(buf[:0], events); werr != nil || err != nil {
 			return nil // the answer has begun: there is no other way to tell
 		}
 		if out.Flush() != nil {
@@ -66,14 +68,20 @@ func (c *call) watch() error {
 	}
 }
 
-func (c *call) send(events []objectstore.Event) error {
-	var b []byte
+// keptBuffer is how large the buffer of a watch may stay for the next events, in bytes.
+const keptBuffer = 16 << 10
+
+// send writes events. b is a buffer; the one that is returned serves the next call.
+func (c *call) send(b []byte, events []objectstore.Event) ([]byte, error) {
 	var err error
 	for _, e := range events {
 		if b, err = c.format.AppendEvent(b, c.res.Kind, e, c.shown); err != nil {
-			return err
+			return b, err
 		}
 	}
 	_, err = c.w.Write(b)
-	return err
+	if cap(b) > keptBuffer {
+		b = nil
+	}
+	return b, err
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"math/bits"
 	"reflect"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -164,3 +165,6 @@ func typePrefix(k *kinds.Kind) []byte {
 }
 
 func putLength(b []byte, n int) []byte { return binary.AppendUvarint(b, uint64(n)) }
+
+// lengthBytes is how many bytes putLength appends.
+func lengthBytes(n int) int { return (bits.Len64(uint64(n)|1) + 6) / 7 }

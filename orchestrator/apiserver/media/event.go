@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"strconv"
 
 	rawcbor "github.com/fxamacker/cbor/v2"
@@ -20,6 +21,9 @@ import (
 // AppendEvent appends a watch event in its frame: a line of JSON, a length of four bytes and a protobuf message, or an item
 // of a CBOR sequence.
 func (f *Format) AppendEvent(b []byte, k *kinds.Kind, e objectstore.Event, o Options) ([]byte, error) {
+	if e.Item != nil && f.media == Protobuf && f.shape == whole {
+		return f.appendMessage(b, k, e)
+	}
 	object, err := f.eventObject(k, e, o)
 	if err != nil {
 		return b, err
@@ -43,6 +47,36 @@ func (f *Format) AppendEvent(b []byte, k *kinds.Kind, e objectstore.Event, o Opt
 	b = append(append(b, `{"type":"`...), e.Type...)
 	b = append(append(b, `","object":`...), bytes.TrimRight(object, "\n")...)
 	return append(b, "}\n"...), nil
+}
+
+// Tags of the fields of a watch event's message, and of what holds its object.
+const (
+	protoEventType   = 1<<3 | 2
+	protoEventObject = 2<<3 | 2
+	protoRaw         = 1<<3 | 2
+)
+
+// appendMessage appends an event whose object has its message already: it is copied once, into its frame.
+func (f *Format) appendMessage(b []byte, k *kinds.Kind, e objectstore.Event) ([]byte, error) {
+	m, err := e.Item.Encoded(formProto, encodeProto)
+	if err != nil {
+		return b, err
+	}
+	if f.start == nil {
+		if f.start, f.end, err = around(k.GroupVersionKind); err != nil {
+			return b, err
+		}
+	}
+	object := len(f.start) + lengthBytes(len(m)) + len(m) + len(f.end)
+	raw := 1 + lengthBytes(object) + object
+	size := 1 + lengthBytes(len(e.Type)) + len(e.Type) + 1 + lengthBytes(raw) + raw
+	b = slices.Grow(b, 4+size)
+	b = binary.BigEndian.AppendUint32(b, uint32(size))
+	b = append(putLength(append(b, protoEventType), len(e.Type)), e.Type...)
+	b = putLength(append(b, protoEventObject), raw)
+	b = putLength(append(b, protoRaw), object)
+	b = append(putLength(append(b, f.start...), len(m)), m...)
+	return append(b, f.end...), nil
 }
 
 // eventObject encodes the object of an event.

@@ -30,6 +30,8 @@ type Format struct {
 	stream bool
 	// headed says that a table's columns have been sent.
 	headed bool
+	// start and end are what stands around a message in its envelope; nil: not known yet.
+	start, end []byte
 }
 
 // shapes are the transformations that can be asked for.

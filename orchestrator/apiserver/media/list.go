@@ -131,12 +131,13 @@ func (l *listing) protobuf(w io.Writer) error {
 		if items[i], err = it.Encoded(formProto, encodeProto); err != nil {
 			return err
 		}
-		size += 1 + len(putLength(nil, len(items[i]))) + len(items[i])
+		size += 1 + lengthBytes(len(items[i])) + len(items[i])
 	}
-	start, end, err := around(l.listKind(), size)
+	start, end, err := around(l.listKind())
 	if err != nil {
 		return err
 	}
+	start = putLength(start, size)
 	if _, err := w.Write(append(start, head...)); err != nil {
 		return err
 	}
@@ -154,8 +155,8 @@ func (l *listing) protobuf(w io.Writer) error {
 	return err
 }
 
-// around returns what stands before and after a message of a size in its envelope.
-func around(gvk schema.GroupVersionKind, size int) (start, end []byte, err error) {
+// around returns what stands in an envelope before the size of a message, and after the message.
+func around(gvk schema.GroupVersionKind) (start, end []byte, err error) {
 	const raw = 2<<3 | 2 // runtime.Unknown's field of the message
 	u := runtime.Unknown{}
 	u.APIVersion, u.Kind = gvk.ToAPIVersionAndKind()
@@ -166,7 +167,7 @@ func around(gvk schema.GroupVersionKind, size int) (start, end []byte, err error
 	// The type comes first, the fields behind the message are empty texts.
 	typeSize := 1 + len(putLength(nil, u.TypeMeta.Size())) + u.TypeMeta.Size()
 	start = append([]byte(protoMagic), b[:typeSize]...)
-	return putLength(append(start, raw), size), b[typeSize:], nil
+	return append(start, raw), b[typeSize:], nil
 }
 
 func (l *listing) cbor(w io.Writer) error {
