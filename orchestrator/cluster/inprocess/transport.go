@@ -29,6 +29,16 @@ const bufferBytes = 32 << 10
 type Transport struct {
 	// Handler serves the requests.
 	Handler http.Handler
+
+	buffers sync.Pool // *bufio.Writer, of responses that have ended: most are much shorter than a buffer
+}
+
+func (t *Transport) buffer(w io.Writer) *bufio.Writer {
+	if b, ok := t.buffers.Get().(*bufio.Writer); ok {
+		b.Reset(w)
+		return b
+	}
+	return bufio.NewWriterSize(w, bufferBytes)
 }
 
 // RoundTrip serves a request.
@@ -44,8 +54,8 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	pr, pw := io.Pipe()
 	w := &writer{header: http.Header{}, begun: make(chan struct{}), pipe: pw}
-	w.buf = bufio.NewWriterSize(pw, bufferBytes)
-	go w.serve(t.Handler, in, cancel)
+	w.buf = t.buffer(pw)
+	go w.serve(t, in, cancel)
 	stop := context.AfterFunc(r.Context(), func() { _ = pr.CloseWithError(r.Context().Err()) })
 	select {
 	case <-w.begun:
@@ -98,7 +108,7 @@ type writer struct {
 	buf    *bufio.Writer
 }
 
-func (w *writer) serve(h http.Handler, r *http.Request, cancel context.CancelCauseFunc) {
+func (w *writer) serve(t *Transport, r *http.Request, cancel context.CancelCauseFunc) {
 	err := io.EOF
 	defer func() {
 		if p := recover(); p != nil {
@@ -108,10 +118,14 @@ func (w *writer) serve(h http.Handler, r *http.Request, cancel context.CancelCau
 		w.WriteHeader(http.StatusOK)
 		_ = w.buf.Flush() // the client is gone
 		_ = w.pipe.CloseWithError(err)
+		b := w.buf
+		w.buf = nil // who writes after the end of the handler panics, as with net/http
+		b.Reset(nil)
+		t.buffers.Put(b)
 		cancel(nil)
 	}()
 	defer r.Body.Close()
-	h.ServeHTTP(w, r)
+	t.Handler.ServeHTTP(w, r)
 }
 
 // Header is the header that will be sent.
