@@ -116,12 +116,37 @@ func (p *PodInfo) setRequests() {
 	if _, ok := requests[v1.ResourceMemory]; !ok || !podLevel {
 		defaults[v1.ResourceMemory] = *resource.NewQuantity(DefaultMemory, resource.DecimalSI)
 	}
-	if len(defaults) > 0 {
+	if len(defaults) > 0 && !complete(p.Pod) {
 		options.NonMissingContainerRequests = defaults
 		requests = helper.PodRequests(p.Pod, options)
 	}
 	cpu, memory := requests[v1.ResourceCPU], requests[v1.ResourceMemory]
 	p.NonZeroCPU, p.NonZeroMemory = cpu.MilliValue(), memory.Value()
+}
+
+// complete says that every container requests processor time and memory, and that nothing else is said of a pod's resources,
+// so that defaults change nothing.
+func complete(p *v1.Pod) bool {
+	other := func(s v1.ContainerStatus) bool { return s.Resources != nil || s.AllocatedResources != nil }
+	if p.Spec.Resources != nil || slices.ContainsFunc(p.Status.InitContainerStatuses, other) || slices.ContainsFunc(p.Status.ContainerStatuses, other) {
+		return false
+	}
+	asks := func(c *v1.Container) bool {
+		_, cpu := c.Resources.Requests[v1.ResourceCPU]
+		_, memory := c.Resources.Requests[v1.ResourceMemory]
+		return cpu && memory
+	}
+	for i := range p.Spec.InitContainers {
+		if !asks(&p.Spec.InitContainers[i]) {
+			return false
+		}
+	}
+	for i := range p.Spec.Containers {
+		if !asks(&p.Spec.Containers[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 func (p *PodInfo) setTerms() error {
