@@ -172,7 +172,6 @@ func (c *cache) follow(ctx context.Context, revision int64) error {
 // apply takes in the changes of whole revisions.
 func (c *cache) apply(events []*client.Event) {
 	revision := events[len(events)-1].Kv.ModRevision
-	mine := c.written.take(events, revision)
 	now := c.store.cfg.Clock.Now()
 	c.marks = c.marks[:0]
 	for _, e := range events {
@@ -185,9 +184,7 @@ func (c *cache) apply(events []*client.Event) {
 			}
 			ch.prev = prev
 		} else {
-			if ch.item = mine[key]; ch.item == nil || ch.item.Revision != e.Kv.ModRevision {
-				ch.item = c.item(e.Kv)
-			}
+			ch.item = c.written.share(key, e.Kv.ModRevision, func() *Item { return c.item(e.Kv) })
 			ch.prev, _ = c.tree.Set(ch.item)
 		}
 		if prev := ch.prev; prev != nil {
@@ -197,6 +194,7 @@ func (c *cache) apply(events []*client.Event) {
 	}
 	c.store.metrics.events.WithLabelValues(c.resource).Add(float64(len(events)))
 	c.wakers.deliver(c.marks, func() { c.publish(revision, revision) })
+	c.written.forget(events, revision)
 }
 
 // publish makes the tree what readers see. All that watchers have to know of it is in the log, and they are marked.
@@ -292,44 +290,49 @@ func (c *cache) askProgress() {
 	}
 }
 
-// written holds items of this process's writes until the watch reports them, so that nothing is decoded twice.
+// written shares the items of writes between this process's writers and the watch that reports them, whoever is first, so that
+// nothing is decoded twice.
 type written struct {
 	mu      sync.Mutex
-	reached int64
-	items   map[string]*Item
+	reached int64 // what the cache has published; 0: it is not filled
+	items   map[string]*shared
 }
 
-// put keeps an item unless the watch is past it.
-func (w *written) put(it *Item) {
+// shared is the item of one write.
+type shared struct {
+	revision int64
+	item     func() *Item // made once
+}
+
+// share returns the item of the write of a key at a revision. make is called unless somebody else does it.
+func (w *written) share(key string, revision int64, make func() *Item) *Item {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if it.Revision <= w.reached || w.reached == 0 {
-		return
+	s := w.items[key]
+	switch {
+	case w.reached == 0 || revision <= w.reached || s != nil && s.revision > revision: // nobody else will ask
+		w.mu.Unlock()
+		return make()
+	case s == nil || s.revision < revision:
+		s = &shared{revision: revision, item: sync.OnceValue(make)}
+		if w.items == nil {
+			w.items = map[string]*shared{}
+		}
+		w.items[key] = s
 	}
-	if w.items == nil {
-		w.items = map[string]*Item{}
-	}
-	w.items[it.Key] = it
+	w.mu.Unlock()
+	return s.item()
 }
 
-// take returns items by key that may fit events, the last of which has a revision.
-func (w *written) take(events []*client.Event, revision int64) map[string]*Item {
+// forget drops what is published.
+func (w *written) forget(events []*client.Event, revision int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.reached = revision
-	if len(w.items) == 0 {
-		return nil
-	}
-	mine := make(map[string]*Item, len(events))
 	for _, e := range events {
-		if it := w.items[string(e.Kv.Key)]; it != nil {
-			mine[it.Key] = it
-			if it.Revision <= revision {
-				delete(w.items, it.Key)
-			}
+		if s := w.items[string(e.Kv.Key)]; s != nil && s.revision <= revision {
+			delete(w.items, string(e.Kv.Key))
 		}
 	}
-	return mine
 }
 
 // reach drops everything: the cache was filled.

@@ -245,6 +245,12 @@ func (c *Collection) Ready() (bool, error) {
 	return false, nil
 }
 
+// Empty says that the watch cache was filled and has no objects.
+func (c *Collection) Empty() bool {
+	v := c.cache.current.Load()
+	return v.revision > 0 && v.tree.Len() == 0 && c.open() == nil
+}
+
 func (c *Collection) end() { c.once.Do(func() { close(c.closed) }) }
 
 // open fails once the collection is removed.

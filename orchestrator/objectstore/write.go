@@ -206,11 +206,7 @@ func (c *cache) wrote(key string, clear []byte, revision int64) *Item {
 	if have := c.current.Load().get(key); have != nil && have.Revision == revision {
 		return have
 	}
-	it := c.codec.item(key, clear, revision)
-	if it.broken == nil {
-		c.written.put(it)
-	}
-	return it
+	return c.written.share(key, revision, func() *Item { return c.codec.item(key, clear, revision) })
 }
 
 // found is what a transaction found instead of what was expected, nil if nothing.
