@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"go.uber.org/zap"
@@ -28,6 +29,7 @@ type Server struct {
 	logger   *zap.Logger
 	draining context.Context // ends when watches are to end
 	drain    context.CancelFunc
+	buffers  sync.Pool // *[]byte, of events on their way to clients
 }
 
 // part names a subresource, or a virtual resource, for which subresource is "".

@@ -46,7 +46,6 @@ func (c *call) watch() error {
 	c.w.WriteHeader(http.StatusOK)
 	out := http.NewResponseController(c.w)
 	_ = out.Flush()
-	var buf []byte
 	for {
 		if !stream.Beginning() {
 			fairness.Begun(ctx)
@@ -58,8 +57,7 @@ func (c *call) watch() error {
 		case err != nil:
 			events = []objectstore.Event{{Type: watch.Error, Err: err}}
 		}
-		var werr error
-		if buf, werr = c.send(buf[:0], events); werr != nil || err != nil {
+		if werr := c.send(events); werr != nil || err != nil {
 			return nil // the answer has begun: there is no other way to tell
 		}
 		if out.Flush() != nil {
@@ -68,20 +66,26 @@ func (c *call) watch() error {
 	}
 }
 
-// keptBuffer is how large the buffer of a watch may stay for the next events, in bytes.
-const keptBuffer = 16 << 10
+// keptBuffer is how large a buffer may be to be used again, in bytes.
+const keptBuffer = 1 << 20
 
-// send writes events. b is a buffer; the one that is returned serves the next call.
-func (c *call) send(b []byte, events []objectstore.Event) ([]byte, error) {
-	var err error
+func (c *call) send(events []objectstore.Event) error {
+	b, ok := c.s.buffers.Get().(*[]byte)
+	if !ok {
+		b = new([]byte)
+	}
+	out, err := (*b)[:0], error(nil)
 	for _, e := range events {
-		if b, err = c.format.AppendEvent(b, c.res.Kind, e, c.shown); err != nil {
-			return b, err
+		if out, err = c.format.AppendEvent(out, c.res.Kind, e, c.shown); err != nil {
+			break
 		}
 	}
-	_, err = c.w.Write(b)
-	if cap(b) > keptBuffer {
-		b = nil
+	if err == nil {
+		_, err = c.w.Write(out)
 	}
-	return b, err
+	if err == nil && cap(out) <= keptBuffer { // a write that failed may be going on
+		*b = out
+		c.s.buffers.Put(b)
+	}
+	return err
 }

@@ -203,10 +203,21 @@ func (c *cache) put(ctx context.Context, operation, key string, clear []byte, at
 
 // wrote returns the item of a value that was written, the cache's own if that has it already.
 func (c *cache) wrote(key string, clear []byte, revision int64) *Item {
-	if have := c.current.Load().get(key); have != nil && have.Revision == revision {
-		return have
+	have := func() *Item {
+		if it := c.current.Load().get(key); it != nil && it.Revision == revision {
+			return it
+		}
+		return nil
 	}
-	return c.written.share(key, revision, func() *Item { return c.codec.item(key, clear, revision) })
+	if it := have(); it != nil {
+		return it
+	}
+	return c.written.share(key, revision, func() *Item {
+		if it := have(); it != nil { // it was published meanwhile
+			return it
+		}
+		return c.codec.item(key, clear, revision)
+	})
 }
 
 // found is what a transaction found instead of what was expected, nil if nothing.
