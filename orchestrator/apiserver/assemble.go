@@ -117,6 +117,7 @@ func (a *API) admission(authorizer rights.Authorizer) (*admission.Chain, error) 
 		&restriction{objects: a.objects, authorizer: authorizer},
 		&guard{rights.Guard{Policy: a.policy, Authorizer: authorizer}},
 		&signers{rights.Signers{Authorizer: authorizer}},
+		&devices{a.objects, authorizer},
 		admission.TaintNewNodes{},
 		security,
 		&admission.Priority{Lookup: a.objects},

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/keelson-io/keelson/orchestrator/apiserver/admission"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/patch"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/request"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/rights"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/verbs"
 	"github.com/keelson-io/keelson/orchestrator/kinds"
@@ -56,6 +58,28 @@ type signers struct{ rights.Signers }
 // Validate implements admission.Validator.
 func (s *signers) Validate(ctx context.Context, a *admission.Attributes) error {
 	return s.Check(ctx, writeOf(a))
+}
+
+// devices is the admission plugin that keeps claims of devices to who may have them.
+type devices struct {
+	objects    Objects
+	authorizer rights.Authorizer
+}
+
+// Validate implements admission.Validator.
+func (d *devices) Validate(ctx context.Context, a *admission.Attributes) error {
+	check := rights.Devices{Authorizer: d.authorizer, Labels: func(ctx context.Context, namespace string) (map[string]string, error) {
+		ns, err := d.objects.Get(ctx, namespaceResource, "", namespace, false)
+		if err != nil {
+			return nil, err
+		}
+		return ns.GetLabels(), nil
+	}}
+	verb := strings.ToLower(string(a.Operation))
+	if i := request.InfoFrom(ctx); i != nil {
+		verb = i.Verb
+	}
+	return check.Check(ctx, writeOf(a), verb)
 }
 
 // ByKind implements admission.KindFinder.

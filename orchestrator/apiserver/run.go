@@ -66,6 +66,7 @@ func (a *API) followed() map[schema.GroupResource]mirror {
 	return map[schema.GroupResource]mirror{
 		rbac("roles"): a.policy, rbac("rolebindings"): a.policy, rbac("clusterroles"): a.policy, rbac("clusterrolebindings"): a.policy,
 		podResource: a.graph, volumeResource: a.graph, schemaResource: a.flow, levelResource: a.flow,
+		attachmentResource: a.graph, deviceSliceResource: a.graph, podCertificateResource: a.graph,
 	}
 }
 

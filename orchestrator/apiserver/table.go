@@ -4,8 +4,10 @@ import (
 	"context"
 	"strconv"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -102,6 +104,7 @@ func find[T kinds.Object](ctx context.Context, o Objects, r schema.GroupResource
 
 // The resources that the server itself reads.
 var (
+	namespaceResource      = schema.GroupResource{Resource: "namespaces"}
 	podResource            = schema.GroupResource{Resource: "pods"}
 	nodeResource           = schema.GroupResource{Resource: "nodes"}
 	secretResource         = schema.GroupResource{Resource: "secrets"}
@@ -111,6 +114,9 @@ var (
 	schemaResource         = schema.GroupResource{Group: flowcontrolv1.GroupName, Resource: "flowschemas"}
 	levelResource          = schema.GroupResource{Group: flowcontrolv1.GroupName, Resource: "prioritylevelconfigurations"}
 	driverResource         = schema.GroupResource{Group: storagev1.GroupName, Resource: "csidrivers"}
+	attachmentResource     = schema.GroupResource{Group: storagev1.GroupName, Resource: "volumeattachments"}
+	deviceSliceResource    = schema.GroupResource{Group: resourcev1.GroupName, Resource: "resourceslices"}
+	podCertificateResource = schema.GroupResource{Group: certificatesv1.GroupName, Resource: "podcertificaterequests"}
 )
 
 // byName is Objects without contexts, for package rights.

@@ -14,6 +14,7 @@ func Builtin() []*Kind {
 		batchKinds(),
 		certificatesKinds(),
 		coordinationKinds(),
+		deviceKinds(),
 		discoveryKinds(),
 		flowcontrolKinds(),
 		networkingKinds(),

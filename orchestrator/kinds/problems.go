@@ -77,6 +77,10 @@ func (p *problems) labelKey(at *field.Path, key string) {
 	p.add(metav1validation.ValidateLabelName(key, at)...)
 }
 
+func (p *problems) labelValue(at *field.Path, value string) {
+	p.each(at, value, utilvalidation.IsValidLabelValue(value))
+}
+
 // unique adds a value to what was seen, or a problem if it was.
 func unique[T comparable](p *problems, seen map[T]bool, at *field.Path, value T) {
 	if seen[value] {
