@@ -1,0 +1,2 @@
+// Package architecture holds the behaviours of sig-architecture.
+package architecture

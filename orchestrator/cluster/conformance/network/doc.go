@@ -1,0 +1,2 @@
+// Package network holds the behaviours of sig-network.
+package network

@@ -1,0 +1,2 @@
+// Package node holds the behaviours of sig-node.
+package node
