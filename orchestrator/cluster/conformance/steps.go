@@ -37,6 +37,13 @@ func Eventually(t testing.TB, e *Env, what string, is func() (bool, error)) {
 	Until(t, e, what, is, func(yes bool) bool { return yes })
 }
 
+// Outlive is the same environment for what cleans up, after the test's context has ended.
+func (e *Env) Outlive() *Env {
+	after := *e
+	after.Ctx = context.WithoutCancel(e.Ctx)
+	return &after
+}
+
 // Updater changes objects of a kind.
 type Updater[T any] interface {
 	Get(ctx context.Context, name string, o metav1.GetOptions) (T, error)

@@ -7,7 +7,7 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	conformance.Test(t, conformance.Behaviours{
+	conformance.Test(t, predicates(), preemption(), conformance.Behaviours{
 		"LimitRange should create a LimitRange with defaults and ensure pod has those defaults applied.": limitDefaults,
 		"LimitRange should list, patch and delete a LimitRange by collection":                            limitCollection,
 	})
