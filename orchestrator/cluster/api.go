@@ -62,6 +62,7 @@ type apiServer struct {
 	pki    *pki.Store
 	client *client.Client
 	store  *objectstore.Store
+	tokens *identity.Issuer // of those that are kept in secrets
 	api    *apiserver.API
 	// registry has the metrics of this process.
 	registry *prometheus.Registry
@@ -129,18 +130,24 @@ func (s *apiServer) reach(ctx context.Context) error {
 	}
 }
 
+// keyring holds the key of service account tokens.
+func keyring(p *pki.Store) (*identity.Keyring, error) {
+	key, err := p.TokenKey()
+	if err != nil {
+		return nil, err
+	}
+	return identity.NewKeyring(key)
+}
+
 // build makes the parts of the server.
 func (s *apiServer) build() error {
 	s.registry = newRegistry()
 	s.store = objectstore.New(objectstore.Config{Client: s.client, CompactEvery: compactEvery, Logger: s.lg, Registerer: s.registry})
-	key, err := s.pki.TokenKey()
+	keys, err := keyring(s.pki)
 	if err != nil {
 		return err
 	}
-	keys, err := identity.NewKeyring(key)
-	if err != nil {
-		return err
-	}
+	s.tokens = &identity.Issuer{Keys: keys}
 	secret := make([]byte, 16)
 	_, _ = rand.Read(secret) // never fails
 	s.token = hex.EncodeToString(secret)

@@ -35,6 +35,8 @@ type Control struct {
 	Signer interface {
 		Sign(template *x509.Certificate, public crypto.PublicKey) ([]byte, error)
 	}
+	// Tokens makes the tokens that are kept in secrets. Without it nobody does.
+	Tokens controllers.TokenIssuer
 	// PodRange is the addresses of pods, of which every node gets a part.
 	PodRange   netip.Prefix
 	Disruption controllers.Disruption
@@ -135,6 +137,10 @@ func (s *controllerSet) controllers() (all []controllers.Controller, err error) 
 	add(controllers.NewPodGC(s.client, s.shared, clock.Real, lg, terminatedPods), nil)
 	if len(s.CA) > 0 {
 		add(controllers.NewRootCA(s.client, s.shared, lg, s.CA))
+	}
+	add(controllers.NewCSRCleaner(s.client, s.shared, clock.Real, lg), nil)
+	if s.Tokens != nil {
+		add(controllers.NewTokenSecrets(s.client, s.shared, s.Tokens, s.CA, lg))
 	}
 	if s.Signer != nil {
 		add(controllers.NewCSR(s.client, s.shared, s.Signer, clock.Real, lg))

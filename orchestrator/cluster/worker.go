@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/identity"
 	"github.com/keelson-io/keelson/orchestrator/cluster/pki"
 	"github.com/keelson-io/keelson/orchestrator/controllers"
 	"github.com/keelson-io/keelson/orchestrator/hollow"
@@ -164,7 +165,11 @@ func RunControllers(ctx context.Context, w Worker, pkiDir string, d controllers.
 			if err != nil {
 				return err
 			}
-			cfg.Signer = s
+			keys, err := keyring(s)
+			if err != nil {
+				return err
+			}
+			cfg.Signer, cfg.Tokens = s, &identity.Issuer{Keys: keys}
 		}
 		return control(ctx, c, cfg, func() {})
 	})

@@ -90,7 +90,8 @@ func (s *Store) Pool() *x509.CertPool {
 	return p
 }
 
-// Sign makes a certificate for a public key, from a template that says what it is for. It is returned in PEM.
+// Sign makes a certificate for a public key, from a template that says what it is for. It ends no later than the authority's.
+// It is returned in PEM.
 func (s *Store) Sign(template *x509.Certificate, public crypto.PublicKey) ([]byte, error) {
 	serial, err := serialNumber()
 	if err != nil {
@@ -98,6 +99,9 @@ func (s *Store) Sign(template *x509.Certificate, public crypto.PublicKey) ([]byt
 	}
 	t := *template
 	t.SerialNumber, t.BasicConstraintsValid = serial, true
+	if t.NotAfter.After(s.ca.NotAfter) {
+		t.NotAfter = s.ca.NotAfter
+	}
 	der, err := x509.CreateCertificate(rand.Reader, &t, s.ca, public, s.caKey)
 	if err != nil {
 		return nil, fmt.Errorf("pki: %w", err)

@@ -139,3 +139,16 @@ func TestHalfMade(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, second.Certificate, third.Certificate)
 }
+
+// TestSign asks for a certificate that would outlive the authority.
+func TestSign(t *testing.T) {
+	s, err := Open(t.TempDir(), time.Now)
+	require.NoError(t, err)
+	key, err := s.TokenKey()
+	require.NoError(t, err)
+	b, err := s.Sign(&x509.Certificate{NotBefore: time.Now(), NotAfter: time.Now().AddDate(1000, 0, 0)}, key.Public())
+	require.NoError(t, err)
+	c, err := decodeCert(b)
+	require.NoError(t, err)
+	require.Equal(t, s.ca.NotAfter, c.NotAfter)
+}
