@@ -82,6 +82,9 @@ func New(cfg Config) (*API, error) {
 	for p, do := range r.parts() {
 		s.parts[p] = do
 	}
+	for p, do := range (&streams{authorizer: authorizer}).parts() {
+		s.parts[p] = do
+	}
 	s.parts[part{"", "pods", "binding"}], s.parts[part{"", "bindings", ""}] = (*call).bind, (*call).bind
 	s.parts[part{"", "pods", "eviction"}] = (*call).evict
 	if s.others, err = a.others(); err != nil {

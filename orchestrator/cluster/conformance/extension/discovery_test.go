@@ -1,12 +1,17 @@
 package extension
 
 import (
+	"encoding/json"
+	"errors"
 	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	apidiscovery "k8s.io/api/apidiscovery/v2"
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
 
 	"github.com/keelson-io/keelson/orchestrator/cluster/conformance"
 )
@@ -35,4 +40,63 @@ func discovers(t *testing.T, e *conformance.Env, gv schema.GroupVersion, resourc
 	for _, r := range resources {
 		require.Contains(t, names, r)
 	}
+}
+
+// aggregation is behaviours of aggregated discovery.
+func aggregation() conformance.Behaviours {
+	return conformance.Behaviours{
+		"AggregatedDiscovery should support aggregated discovery interface for CRDs":   aggregatedInterface,
+		"AggregatedDiscovery should support raw aggregated discovery request for CRDs": aggregatedRequest,
+	}
+}
+
+func aggregatedInterface(t *testing.T, e *conformance.Env) {
+	d := define(t, e, definition(apiextensions.NamespaceScoped, ""))
+	aggregated, ok := e.Client.Discovery().(discovery.AggregatedDiscoveryInterface)
+	require.True(t, ok)
+	poll(t, e.Ctx, func() (bool, error) {
+		groups, resources, failed, err := aggregated.GroupsAndMaybeResources()
+		if err != nil || len(failed) > 0 || resources == nil {
+			return false, errors.Join(err, errors.New("not aggregated"))
+		}
+		list := resources[schema.GroupVersion{Group: d.Spec.Group, Version: "v1"}]
+		return list != nil && slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == d.Spec.Names.Plural }) &&
+			slices.ContainsFunc(groups.Groups, func(g metav1.APIGroup) bool { return g.Name == d.Spec.Group }), nil
+	})
+}
+
+func aggregatedRequest(t *testing.T, e *conformance.Env) {
+	d := define(t, e, definition(apiextensions.NamespaceScoped, ""))
+	poll(t, e.Ctx, func() (bool, error) {
+		list, err := aggregatedDocument(e, "/apis")
+		return err == nil && aggregates(list, d.Spec.Group, "v1", d.Spec.Names.Plural), err
+	})
+	undefine(t, e, d.Name)
+	poll(t, e.Ctx, func() (bool, error) {
+		list, err := aggregatedDocument(e, "/apis")
+		return err == nil && !slices.ContainsFunc(list.Items, func(g apidiscovery.APIGroupDiscovery) bool { return g.Name == d.Spec.Group }), err
+	})
+}
+
+// aggregatedDocument asks for the aggregated form of a discovery document.
+func aggregatedDocument(e *conformance.Env, path string) (*apidiscovery.APIGroupDiscoveryList, error) {
+	list := &apidiscovery.APIGroupDiscoveryList{}
+	text, err := e.Client.Discovery().RESTClient().Get().AbsPath(path).
+		SetHeader("Accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList").Do(e.Ctx).Raw()
+	if err != nil {
+		return nil, err
+	}
+	return list, json.Unmarshal(text, list)
+}
+
+func aggregates(list *apidiscovery.APIGroupDiscoveryList, group, version, resource string) bool {
+	for _, g := range list.Items {
+		for _, v := range g.Versions {
+			if g.Name == group && v.Version == version &&
+				slices.ContainsFunc(v.Resources, func(r apidiscovery.APIResourceDiscovery) bool { return r.Resource == resource }) {
+				return true
+			}
+		}
+	}
+	return false
 }

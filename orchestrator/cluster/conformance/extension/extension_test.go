@@ -9,7 +9,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	all := conformance.Behaviours{}
-	for _, some := range []conformance.Behaviours{webhooks(), customWebhooks(), configurations(), conversions(), policies(), fieldValidation(), definitions(), fieldSelectors(), publication()} {
+	for _, some := range []conformance.Behaviours{webhooks(), customWebhooks(), configurations(), conversions(), policies(), fieldValidation(), definitions(), fieldSelectors(), publication(), aggregation(), connections()} {
 		maps.Copy(all, some)
 	}
 	conformance.Test(t, all)

@@ -24,21 +24,16 @@ var oneKubectl sync.Mutex
 // failure is how kubectl fails here, instead of ending the process.
 type failure struct{ text string }
 
-// kubectl runs the real kubectl, as a library, in a test's namespace. It returns what that wrote.
-func kubectl(t *testing.T, e *conformance.Env, args ...string) (string, error) {
-	t.Helper()
-	return kubectlWith(t, e, "", args...)
-}
-
-// kubectlFile is kubectl with a file that is its last argument.
+// kubectlFile is kubectl with a file.
 func kubectlFile(t *testing.T, e *conformance.Env, text string, args ...string) (string, error) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "file.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
-	return kubectlWith(t, e, "", append(args, "-f", file)...)
+	return kubectl(t, e, append(args, "-f", file)...)
 }
 
-func kubectlWith(t *testing.T, e *conformance.Env, in string, args ...string) (text string, err error) {
+// kubectl runs the real kubectl, as a library, in a test's namespace. It returns what that wrote.
+func kubectl(t *testing.T, e *conformance.Env, args ...string) (text string, err error) {
 	t.Helper()
 	oneKubectl.Lock()
 	defer oneKubectl.Unlock()
@@ -54,7 +49,7 @@ func kubectlWith(t *testing.T, e *conformance.Env, in string, args ...string) (t
 		}
 	}()
 	var out, problems bytes.Buffer
-	streams := genericiooptions.IOStreams{In: bytes.NewBufferString(in), Out: &out, ErrOut: &problems}
+	streams := genericiooptions.IOStreams{In: &bytes.Buffer{}, Out: &out, ErrOut: &problems}
 	c := cmd.NewKubectlCommand(cmd.KubectlOptions{
 		IOStreams: streams, Arguments: append([]string{"kubectl"}, args...), ConfigFlags: genericclioptions.NewConfigFlags(true),
 	})
