@@ -40,6 +40,7 @@ type Resolver interface {
 // Webhook is a Converter that asks the webhooks which definitions name.
 type Webhook struct {
 	resolver Resolver
+	timeout  time.Duration // of one request
 
 	mu      sync.Mutex
 	clients map[peer]*http.Client
@@ -54,7 +55,7 @@ type peer struct {
 
 // NewWebhook returns a Webhook. Without a resolver only webhooks with a URL can be asked.
 func NewWebhook(r Resolver) *Webhook {
-	return &Webhook{resolver: r, clients: map[peer]*http.Client{}}
+	return &Webhook{resolver: r, timeout: webhookTimeout, clients: map[peer]*http.Client{}}
 }
 
 // Close closes idle connections.
@@ -150,7 +151,7 @@ func (w *Webhook) ask(config *apiextensionsv1.WebhookClientConfig, review *apiex
 		return nil, err
 	}
 	// Who waits for the answer may be several requests, none of which may end it.
-	ctx, cancel := context.WithTimeout(context.Background(), webhookTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), w.timeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {

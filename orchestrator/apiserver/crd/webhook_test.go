@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -37,6 +38,7 @@ type hook struct {
 	mu     sync.Mutex
 	sizes  []int // objects per request
 	change func(*apiextensionsv1.ConversionReview)
+	answer func(http.ResponseWriter) // instead of a review; nil: none
 }
 
 func startHook(t *testing.T) *hook {
@@ -91,13 +93,23 @@ func (h *hook) serve(rw http.ResponseWriter, r *http.Request) {
 	if h.change != nil {
 		h.change(review)
 	}
+	if h.answer != nil {
+		h.answer(rw)
+		return
+	}
 	_ = json.NewEncoder(rw).Encode(review)
 }
 
 func (h *hook) behave(f func(*apiextensionsv1.ConversionReview)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.change, h.sizes = f, nil
+	h.change, h.answer, h.sizes = f, nil, nil
+}
+
+func (h *hook) answers(f func(http.ResponseWriter)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.answer = f
 }
 
 func (h *hook) requests() []int {
@@ -206,7 +218,14 @@ func TestWebhooksThatFail(t *testing.T) {
 		"invalid groupVersion (expected example.com/v2, r": func(r *apiextensionsv1.ConversionReview) { object(r).SetAPIVersion("example.com/v1") },
 		"invalid kind (expected Paint, received Other)":    func(r *apiextensionsv1.ConversionReview) { object(r).SetKind("Other") },
 		"must have the same name: a != b":                  func(r *apiextensionsv1.ConversionReview) { object(r).SetName("b") },
-		"must have the same UID":                           func(r *apiextensionsv1.ConversionReview) { object(r).SetUID("b") },
+		"returned 2 objects, expected 1": func(r *apiextensionsv1.ConversionReview) {
+			r.Response.ConvertedObjects = append(r.Response.ConvertedObjects, r.Response.ConvertedObjects[0])
+		},
+		"must have the same namespace: ns != other": func(r *apiextensionsv1.ConversionReview) { object(r).SetNamespace("other") },
+		"invalid converted object at index 0: Object 'Kind' is missing": func(r *apiextensionsv1.ConversionReview) {
+			r.Response.ConvertedObjects[0] = runtime.RawExtension{Raw: []byte(`{"apiVersion": "example.com/v2"}`)}
+		},
+		"must have the same UID": func(r *apiextensionsv1.ConversionReview) { object(r).SetUID("b") },
 		"metadata.labels[x] must be a string, but is bool": func(r *apiextensionsv1.ConversionReview) {
 			object(r).Object["metadata"].(map[string]any)["labels"] = map[string]any{"x": true}
 		},
@@ -214,6 +233,19 @@ func TestWebhooksThatFail(t *testing.T) {
 	} {
 		h.behave(change)
 		_, err := v2.Get(t.Context(), "ns", "a", "")
+		require.ErrorContains(t, err, want)
+	}
+	for want, answer := range map[string]func(http.ResponseWriter){
+		"the webhook answered 500 Internal Server Error: boom": func(rw http.ResponseWriter) { http.Error(rw, "boom", http.StatusInternalServerError) },
+		"the webhook's answer: unexpected end of JSON input":   func(http.ResponseWriter) {},
+		"the webhook's answer: invalid character":              func(rw http.ResponseWriter) { _, _ = io.WriteString(rw, "<html>") },
+		"EOF": func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
+	} {
+		h.behave(nil)
+		h.answers(answer)
+		_, err := v2.Get(t.Context(), "ns", "a", "")
+		require.ErrorContains(t, err, want)
+		_, err = v2.List(t.Context(), objectstore.ListQuery{})
 		require.ErrorContains(t, err, want)
 	}
 	h.behave(nil)
@@ -228,6 +260,59 @@ func TestWebhooksThatFail(t *testing.T) {
 	_, _, err = w.defs.Delete(t.Context(), in("paints.example.com"), &metav1.DeleteOptions{})
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return w.definition("paints.example.com") == nil }, 10*time.Second, 5*time.Millisecond)
+}
+
+func TestWebhookThatHangs(t *testing.T) {
+	h := startHook(t)
+	converter := NewWebhook(nil)
+	t.Cleanup(converter.Close)
+	converter.timeout = 50 * time.Millisecond
+	release := make(chan struct{})
+	h.behave(func(*apiextensionsv1.ConversionReview) { <-release })
+	_, err := converter.Convert(paintDefinition(t, h.config()), "example.com/v2", []*unstructured.Unstructured{content(paint(t, "v1", "a", "color"))})
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	close(release)
+}
+
+// A webhook is asked about a bounded number of objects at once.
+func TestWebhookBatches(t *testing.T) {
+	h := startHook(t)
+	converter := NewWebhook(nil)
+	t.Cleanup(converter.Close)
+	var objects []*unstructured.Unstructured
+	for i := range 2*webhookBatch + 1 {
+		objects = append(objects, content(paint(t, "v1", "p"+strconv.Itoa(i), "color")))
+	}
+	out, err := converter.Convert(paintDefinition(t, h.config()), "example.com/v2", objects)
+	require.NoError(t, err)
+	require.Equal(t, []int{webhookBatch, webhookBatch, 1}, h.requests())
+	for i, o := range out {
+		require.Equal(t, objects[i].GetName(), o.GetName())
+	}
+}
+
+// A watch whose events cannot be converted ends with an error, so that nobody takes silence for peace.
+func TestWatchWithoutItsWebhook(t *testing.T) {
+	h := startHook(t)
+	converter := NewWebhook(nil)
+	t.Cleanup(converter.Close)
+	w := start(t, func(c *Config) { c.Converter = converter })
+	w.establish(paintDefinition(t, h.config()))
+	v1, v2 := w.of("example.com/v1", "Paint"), w.of("example.com/v2", "Paint")
+	page, err := v2.List(t.Context(), objectstore.ListQuery{})
+	require.NoError(t, err)
+	stream, err := v2.Watch(t.Context(), objectstore.WatchQuery{ResourceVersion: strconv.FormatInt(page.Revision, 10)})
+	require.NoError(t, err)
+	defer stream.Close()
+	h.answers(func(rw http.ResponseWriter) { http.Error(rw, "boom", http.StatusInternalServerError) })
+	_, err = v1.Create(t.Context(), in(""), paint(t, "v1", "a", "color"))
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for err == nil {
+		_, err = stream.Next(ctx)
+	}
+	require.ErrorContains(t, err, "boom")
 }
 
 // resolver knows one service.
