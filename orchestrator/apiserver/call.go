@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -141,8 +142,7 @@ func (c *call) begin(code, size int) io.WriteCloser {
 	if size >= compressFrom && strings.Contains(c.r.Header.Get("Accept-Encoding"), "gzip") {
 		h.Set("Content-Encoding", "gzip")
 		c.w.WriteHeader(code)
-		z, _ := gzip.NewWriterLevel(c.w, gzip.BestSpeed) // the level is one that there is
-		return z
+		return c.s.compressor(c.w)
 	}
 	c.w.WriteHeader(code)
 	return &plain{*bufio.NewWriterSize(c.w, min(size+1, maxBuffer))}
@@ -155,6 +155,32 @@ const (
 	compressFrom = 128 << 10
 	maxBuffer    = 64 << 10
 )
+
+// zipped writes with compression.
+type zipped struct {
+	*gzip.Writer
+	pool *sync.Pool
+}
+
+// compressor returns one that has a megabyte of tables already, if there is one.
+func (s *Server) compressor(w io.Writer) *zipped {
+	z, ok := s.compressors.Get().(*gzip.Writer)
+	if !ok {
+		z, _ = gzip.NewWriterLevel(w, gzip.BestSpeed) // the level is one that there is
+	}
+	z.Reset(w)
+	return &zipped{z, &s.compressors}
+}
+
+// Close ends the compressed data.
+func (z *zipped) Close() error {
+	if err := z.Writer.Close(); err != nil {
+		return err // a write that failed may be going on: the tables are not used again
+	}
+	z.Reset(io.Discard)
+	z.pool.Put(z.Writer)
+	return nil
+}
 
 // plain writes without compression.
 type plain struct{ bufio.Writer }

@@ -30,6 +30,8 @@ type Server struct {
 	draining context.Context // ends when watches are to end
 	drain    context.CancelFunc
 	buffers  sync.Pool // *[]byte, of events on their way to clients
+	// compressors are *gzip.Writer, of answers that have ended.
+	compressors sync.Pool
 }
 
 // part names a subresource, or a virtual resource, for which subresource is "".
