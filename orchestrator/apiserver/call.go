@@ -124,14 +124,26 @@ func (c *call) any(code int, o runtime.Object) error {
 }
 
 func (c *call) write(code int, b []byte) error {
-	out := c.begin(code, len(b))
+	var out io.Writer = c.w
+	if c.head(code, len(b)) {
+		z := c.s.compressor(c.w)
+		defer z.Close()
+		out = z
+	}
 	_, _ = out.Write(b) // the client is gone
-	_ = out.Close()
 	return nil
 }
 
-// begin begins an answer. size is about how long it will be, in bytes.
+// begin begins an answer that is written in pieces. size is about how long it will be, in bytes.
 func (c *call) begin(code, size int) io.WriteCloser {
+	if c.head(code, size) {
+		return c.s.compressor(c.w)
+	}
+	return &plain{*bufio.NewWriterSize(c.w, min(size+1, maxBuffer))}
+}
+
+// head writes the header of an answer, and says whether it is to be compressed.
+func (c *call) head(code, size int) (compressed bool) {
 	if size >= boundFrom {
 		c.unbound = c.boundWrite()
 	}
@@ -139,13 +151,11 @@ func (c *call) begin(code, size int) io.WriteCloser {
 	h.Set("Content-Type", c.format.ContentType())
 	h.Set("Cache-Control", "no-cache, private")
 	h.Add("Vary", "Accept-Encoding")
-	if size >= compressFrom && strings.Contains(c.r.Header.Get("Accept-Encoding"), "gzip") {
+	if compressed = size >= compressFrom && strings.Contains(c.r.Header.Get("Accept-Encoding"), "gzip"); compressed {
 		h.Set("Content-Encoding", "gzip")
-		c.w.WriteHeader(code)
-		return c.s.compressor(c.w)
 	}
 	c.w.WriteHeader(code)
-	return &plain{*bufio.NewWriterSize(c.w, min(size+1, maxBuffer))}
+	return compressed
 }
 
 // Answers are compressed from compressFrom on, and otherwise written in pieces of maxBuffer at most. From boundFrom on writing

@@ -26,6 +26,7 @@ func (a *API) Run(ctx context.Context, started func()) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	go func() { _, _ = a.types() }() // takes a moment, and the first write needs it
+	wg.Go(func() { a.server.workers.run(ctx) })
 	synced := a.follow(ctx, &wg)
 	wg.Go(func() { a.flow.Run(ctx) })
 	wg.Go(func() { a.custom.manager.Run(ctx) })

@@ -29,6 +29,7 @@ type Server struct {
 	logger   *zap.Logger
 	draining context.Context // ends when watches are to end
 	drain    context.CancelFunc
+	workers  *workers
 	buffers  sync.Pool // *[]byte, of events on their way to clients
 	// compressors are *gzip.Writer, of answers that have ended.
 	compressors sync.Pool
@@ -51,7 +52,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			c.unbound()
 		}
 	}()
-	switch err := c.serve(); {
+	serve := c.serve
+	if shortVerbs[info.Verb] {
+		serve = func() error { return s.workers.do(c.serve) }
+	}
+	switch err := serve(); {
 	case err == nil:
 	case errors.Is(err, errAborted):
 		panic(http.ErrAbortHandler)
@@ -59,6 +64,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.fail(err)
 	}
 }
+
+// shortVerbs are those whose requests do not take long, whatever the client does.
+var shortVerbs = map[string]bool{"get": true, "create": true, "update": true, "patch": true, "delete": true}
 
 // errAborted ends a request of whose answer a part was sent.
 var errAborted = errors.New("the answer could not be completed")
