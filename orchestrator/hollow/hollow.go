@@ -34,6 +34,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/retry"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/ptr"
 
@@ -188,17 +189,23 @@ func (n *Nodes) register(ctx context.Context) error {
 }
 
 func (n *Nodes) registerOne(ctx context.Context, i int) error {
-	node := n.node(i)
-	made, err := n.client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) {
-		made, err = n.client.CoreV1().Nodes().Get(ctx, node.Name, metav1.GetOptions{})
-	}
-	if err != nil {
+	node, nodes := n.node(i), n.client.CoreV1().Nodes()
+	made, err := nodes.Create(ctx, node, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return err
 	}
-	made = made.DeepCopy()
-	made.Status = node.Status
-	if _, err = n.client.CoreV1().Nodes().UpdateStatus(ctx, made, metav1.UpdateOptions{}); err != nil {
+	err = retry.OnError(retry.DefaultBackoff, apierrors.IsConflict, func() error { // controllers change new nodes at once
+		if err != nil {
+			if made, err = nodes.Get(ctx, node.Name, metav1.GetOptions{}); err != nil {
+				return err
+			}
+		}
+		made = made.DeepCopy()
+		made.Status = node.Status
+		_, err = nodes.UpdateStatus(ctx, made, metav1.UpdateOptions{})
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	return n.renew(ctx, i)

@@ -2,6 +2,7 @@ package hollow
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -10,10 +11,13 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -153,4 +157,21 @@ func TestUnstarted(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, left.Items, 1)
 	require.Empty(t, left.Items[0].Status.Phase)
+}
+
+// TestRegistersAmongControllers registers a node whose object somebody changes between its creation and its status.
+func TestRegistersAmongControllers(t *testing.T) {
+	client := fake.NewClientset()
+	conflicts := 0
+	client.PrependReactor("update", "nodes", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		if conflicts++; conflicts > 2 {
+			return false, nil, nil
+		}
+		return true, nil, apierrors.NewConflict(corev1.Resource("nodes"), "hollow-0", errors.New("changed"))
+	})
+	n, err := New(client, informers.NewSharedInformerFactory(client, 0), Config{Count: 1})
+	require.NoError(t, err)
+	defer n.queue.ShutDown()
+	require.NoError(t, n.register(context.Background()))
+	require.Equal(t, 3, conflicts)
 }
