@@ -76,7 +76,8 @@ func (o Operations[T, L]) Run(t *testing.T, e *Env, with func(x T)) {
 		since.ResourceVersion = resourceVersion(t, before)
 		w := Observe[T](t, e, c.Watch, since)
 		for _, x := range all {
-			require.Equal(t, x.GetName(), w.Next(watch.Added).GetName())
+			// Controllers may change the first while the others are made.
+			require.Equal(t, x.GetName(), w.Until(watch.Added, x.GetName()+" is added", nil).GetName())
 		}
 	}
 	x := o.change(t, e, all[0])
