@@ -55,6 +55,12 @@ func start(t *testing.T, change ...func(*apiserver.Config)) (config func(token s
 // startOn starts an API server on a store.
 func startOn(t *testing.T, members *servertest.Cluster, change ...func(*apiserver.Config)) (config func(token string) *rest.Config) {
 	t.Helper()
+	_, config = startAPI(t, members, change...)
+	return config
+}
+
+func startAPI(t *testing.T, members *servertest.Cluster, change ...func(*apiserver.Config)) (api *apiserver.API, config func(token string) *rest.Config) {
+	t.Helper()
 	c, err := client.New(client.Config{Endpoints: members.Addrs()})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = c.Close() })
@@ -74,7 +80,7 @@ func startOn(t *testing.T, members *servertest.Cluster, change ...func(*apiserve
 	for _, f := range change {
 		f(&cfg)
 	}
-	api, err := apiserver.New(cfg)
+	api, err = apiserver.New(cfg)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended, started := make(chan error, 1), make(chan struct{})
@@ -94,7 +100,7 @@ func startOn(t *testing.T, members *servertest.Cluster, change ...func(*apiserve
 	case err := <-ended:
 		require.NoError(t, err)
 	}
-	return func(token string) *rest.Config {
+	return api, func(token string) *rest.Config {
 		return &rest.Config{
 			Host: srv.URL, BearerToken: token, TLSClientConfig: rest.TLSClientConfig{Insecure: true},
 			QPS: -1,

@@ -168,6 +168,7 @@ func (a *API) handlers(tokens identity.TokenAuthenticator, authorizer rights.Aut
 	if err != nil {
 		return nil, err
 	}
+	a.server.meter = m
 	seats := &fairness.Gate{Limiter: a.flow, Apart: apart, Width: a.width}
 	h := rights.Handler(a.server, authorizer, audit.Annotate, fail)
 	h = seats.Handler(h)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/keelson-io/keelson/orchestrator/apiserver"
+	"github.com/keelson-io/keelson/server/servertest"
 )
 
 // eventually waits for something that takes a moment. It is generous: machines that run tests are busy.
@@ -121,6 +123,12 @@ func TestOverload(t *testing.T) {
 	require.Equal(t, http.StatusOK, watch.StatusCode)
 	const executing = `apiserver_flowcontrol_current_executing_requests{flow_schema="global-default",priority_level="global-default"} `
 	eventually(t, func() bool { return strings.Contains(metrics(), executing+"0") }, "the watch gives its seat back")
+	// So does one that has nothing to begin with.
+	empty, err := jane.do(t.Context(), http.MethodGet, "/api/v1/namespaces/default/secrets?watch=1", nil)
+	require.NoError(t, err)
+	defer empty.Body.Close()
+	require.Equal(t, http.StatusOK, empty.StatusCode)
+	eventually(t, func() bool { return strings.Contains(metrics(), executing+"0") }, "the empty watch gives its seat back")
 	end := jane.hold(metrics, executing+"1")
 	resp, text := jane.get("/api/v1/namespaces/default")
 	require.Equal(t, http.StatusTooManyRequests, resp.StatusCode)
@@ -192,6 +200,33 @@ func TestHealth(t *testing.T) {
 	require.Equal(t, "ok", text)
 	resp, _ := root.get("/livez/nonsense")
 	require.Equal(t, http.StatusNotFound, resp.StatusCode)
+}
+
+// TestRetire shuts a server down: first it is not ready any more, then its watches end.
+func TestRetire(t *testing.T) {
+	api, config := startAPI(t, servertest.Start(t, 1, servertest.Quick()...))
+	root := newRaw(t, config(adminToken))
+	cs := clientset(t, config(adminToken), "")
+	w, err := cs.CoreV1().Namespaces().Watch(t.Context(), metav1.ListOptions{})
+	require.NoError(t, err)
+	defer w.Stop()
+	api.Retire()
+	resp, text := root.get("/readyz")
+	require.Equal(t, http.StatusInternalServerError, resp.StatusCode)
+	require.Contains(t, text, "[-]shutdown failed: reason withheld\n")
+	for _, path := range []string{"/livez", "/healthz"} {
+		resp, _ = root.get(path)
+		require.Equal(t, http.StatusOK, resp.StatusCode)
+	}
+	_, err = cs.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "late"}}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	for e := range w.ResultChan() {
+		if e.Object.(*corev1.Namespace).Name == "late" {
+			api.Drain()
+		}
+	}
+	resp, _ = root.get("/readyz")
+	require.Equal(t, http.StatusInternalServerError, resp.StatusCode)
 }
 
 // TestFlowObjects changes and deletes the objects that every cluster has.

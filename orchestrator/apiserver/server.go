@@ -17,6 +17,7 @@ import (
 
 	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/media"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/meter"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/request"
 )
 
@@ -25,6 +26,7 @@ type Server struct {
 	table    atomic.Pointer[table]
 	parts    map[part]func(*call) error // subresources and virtual resources with code of their own
 	others   http.Handler               // what is no resource
+	meter    *meter.Meter
 	clock    clock.Clock
 	logger   *zap.Logger
 	draining context.Context // ends when watches are to end

@@ -36,6 +36,7 @@ func (c *call) watch() error {
 	stream, err := c.res.Watch(ctx, objectstore.WatchQuery{
 		Namespace: c.info.Namespace, Labels: ls, Fields: fs, ResourceVersion: o.ResourceVersion, Match: o.ResourceVersionMatch,
 		SendInitialEvents: o.SendInitialEvents, Bookmarks: o.AllowWatchBookmarks,
+		Begun: func() { fairness.Begun(ctx) },
 	})
 	if err != nil {
 		return err
@@ -46,10 +47,8 @@ func (c *call) watch() error {
 	c.w.WriteHeader(http.StatusOK)
 	out := http.NewResponseController(c.w)
 	_ = out.Flush()
+	watched := c.s.meter.Watched(c.info)
 	for {
-		if !stream.Beginning() {
-			fairness.Begun(ctx)
-		}
 		events, err := stream.Next(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -57,7 +56,7 @@ func (c *call) watch() error {
 		case err != nil:
 			events = []objectstore.Event{{Type: watch.Error, Err: err}}
 		}
-		if werr := c.send(events); werr != nil || err != nil {
+		if werr := c.send(events, watched); werr != nil || err != nil {
 			return nil // the answer has begun: there is no other way to tell
 		}
 		if out.Flush() != nil {
@@ -69,16 +68,19 @@ func (c *call) watch() error {
 // keptBuffer is how large a buffer may be to be used again, in bytes.
 const keptBuffer = 1 << 20
 
-func (c *call) send(events []objectstore.Event) error {
+// send writes events, and tells watched the size of each in bytes.
+func (c *call) send(events []objectstore.Event, watched func(size int)) error {
 	b, ok := c.s.buffers.Get().(*[]byte)
 	if !ok {
 		b = new([]byte)
 	}
 	out, err := (*b)[:0], error(nil)
 	for _, e := range events {
+		before := len(out)
 		if out, err = c.format.AppendEvent(out, c.res.Kind, e, c.shown); err != nil {
 			break
 		}
+		watched(len(out) - before)
 	}
 	if err == nil {
 		_, err = c.w.Write(out)

@@ -29,6 +29,8 @@ type WatchQuery struct {
 	Match             metav1.ResourceVersionMatch
 	SendInitialEvents *bool // false: never begin with the objects that there are
 	Bookmarks         bool
+	// Begun, if not nil, is called once: by Watch or Next, when no more of the objects that there are have to be read.
+	Begun func()
 }
 
 // Event is one change that a watch reports.
@@ -80,6 +82,7 @@ type Stream struct {
 	initial  *version // the objects of which are still to be sent
 	from     string   // the next key of them
 	initEnd  bool     // a bookmark ends them
+	begun    func()   // called when none is left
 	pos      position
 	after    int64 // changes up to here are not reported
 	more     bool  // the log was not read to its end
@@ -119,6 +122,12 @@ func (c *Collection) Watch(ctx context.Context, q WatchQuery) (*Stream, error) {
 			return nil, storeError(ctx, err, false)
 		}
 		s.fail(err)
+	}
+	if s.begun = q.Begun; s.begun == nil {
+		s.begun = func() {}
+	}
+	if s.initial == nil {
+		s.begun()
 	}
 	if q.Bookmarks {
 		s.deadline, _ = ctx.Deadline()
@@ -171,9 +180,6 @@ func (s *Stream) begin(ctx context.Context, q *WatchQuery, revision int64) (err 
 	}
 	return nil
 }
-
-// Beginning says that objects which the stream began with are still to come.
-func (s *Stream) Beginning() bool { return s.initial != nil }
 
 // Close ends the stream.
 func (s *Stream) Close() {
@@ -282,6 +288,7 @@ func (s *Stream) readInitial() ([]Event, error) {
 	}
 	if done {
 		s.initial = nil
+		s.begun()
 		if s.initEnd {
 			events = append(events, Event{Type: watch.Bookmark, Revision: v.revision, InitialEnd: true})
 		}

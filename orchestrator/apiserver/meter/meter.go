@@ -231,6 +231,16 @@ func (m *Meter) of(k key, long bool) *series {
 	return s
 }
 
+// Watched returns what counts the events of a watch, by their size in bytes.
+func (m *Meter) Watched(i *request.Info) func(size int) {
+	total := m.metrics.events.WithLabelValues(i.Group, i.Version, i.Resource)
+	sizes := m.metrics.eventSizes.WithLabelValues(i.Group, i.Version, i.Resource)
+	return func(size int) {
+		total.Inc()
+		sizes.Observe(float64(size))
+	}
+}
+
 // answered returns the counter of a series' answers with a code.
 func (m *Meter) answered(s *series, code int) prometheus.Counter {
 	at := coded{s, code}

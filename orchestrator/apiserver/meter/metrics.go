@@ -16,6 +16,9 @@ type metrics struct {
 	aborts   *prometheus.CounterVec
 	panics   prometheus.Counter
 	inflight []prometheus.Collector
+
+	events     *prometheus.CounterVec // of watches: group, version, resource
+	eventSizes *prometheus.HistogramVec
 }
 
 func newMetrics(inflight func(kind int) float64) *metrics {
@@ -36,6 +39,10 @@ func newMetrics(inflight func(kind int) float64) *metrics {
 		aborts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apiserver_request_aborts_total", Help: "Requests whose answer was broken off."}, asked),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{Name: "keelson_apiserver_panics_total", Help: "Requests that made the server panic."}),
 	}
+	m.events = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apiserver_watch_events_total", Help: "Events that were sent to watches."}, asked[1:4])
+	m.eventSizes = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "apiserver_watch_events_sizes", Help: "Size of events that were sent to watches, in bytes.", Buckets: prometheus.ExponentialBuckets(1024, 2, 8),
+	}, asked[1:4])
 	for n, kind := range []string{"readOnly", "mutating"} {
 		m.inflight = append(m.inflight, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "apiserver_current_inflight_requests", Help: "Requests that are being served or queued, without long-running ones.",
@@ -49,7 +56,7 @@ func (m *metrics) register(r prometheus.Registerer) error {
 	if r == nil {
 		return nil
 	}
-	for _, c := range append(m.inflight, m.requests, m.duration, m.sizes, m.running, m.aborts, m.panics) {
+	for _, c := range append(m.inflight, m.requests, m.duration, m.sizes, m.running, m.aborts, m.panics, m.events, m.eventSizes) {
 		if err := r.Register(c); err != nil {
 			return fmt.Errorf("meter: %w", err)
 		}
