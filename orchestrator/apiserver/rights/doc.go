@@ -21,8 +21,8 @@
 // the user and the groups in two scopes, and passes rules by two bit sets (verbs, and a hash of resources) before it
 // compares strings. Nothing is allocated unless a role is missing.
 //
-// Aggregated cluster roles are not computed by a Policy: as in Kubernetes their rules are stored in the object. Aggregate
-// computes them for a controller.
+// Aggregated cluster roles are not computed by a Policy: as in Kubernetes their rules are stored in the object, where a controller
+// keeps them.
 //
 // Nobody may give rights that he has not: Policy.ConfirmNoEscalation is for those who write roles and bindings.
 //

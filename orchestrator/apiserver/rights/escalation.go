@@ -139,3 +139,8 @@ func onlyCollection(o, old kinds.Object) bool {
 	c.SetManagedFields(old.GetManagedFields())
 	return equality.Semantic.DeepEqual(c, old)
 }
+
+// aggregated reports whether a role gathers the rules of others.
+func aggregated(r *rbacv1.ClusterRole) bool {
+	return r.AggregationRule != nil && len(r.AggregationRule.ClusterRoleSelectors) > 0
+}

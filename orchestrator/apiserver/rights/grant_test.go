@@ -140,51 +140,6 @@ func TestEscalation(t *testing.T) {
 	}
 }
 
-func TestAggregate(t *testing.T) {
-	p := NewPolicy()
-	var roles []*rbacv1.ClusterRole
-	for _, o := range Defaults() {
-		if r, ok := o.(*rbacv1.ClusterRole); ok {
-			roles = append(roles, r)
-		}
-	}
-	for range 3 { // admin gathers edit, which gathers view: until nothing changes
-		for _, r := range roles {
-			rules, ok, err := Aggregate(r, roles)
-			require.NoError(t, err)
-			require.Equal(t, r.AggregationRule != nil, ok)
-			if ok {
-				r.Rules = rules
-			}
-		}
-	}
-	for _, r := range roles {
-		p.Set(r)
-	}
-	for _, role := range []string{"view", "edit", "admin"} {
-		p.Set(bindUser(role, role))
-	}
-	may := func(user, verb, group, resource, sub string) bool {
-		d, _, _ := p.Authorize(context.Background(), Attributes{User: &request.User{Name: user}, IsResource: true, Verb: verb, Group: group, Resource: resource, Subresource: sub, Namespace: "ns"})
-		return d == Allow
-	}
-	require.True(t, may("view", "get", "", "pods", "log"))
-	require.False(t, may("view", "get", "", "secrets", ""))
-	require.True(t, may("edit", "get", "", "pods", "log"))
-	require.True(t, may("edit", "get", "", "secrets", ""))
-	require.True(t, may("edit", "create", "apps", "deployments", ""))
-	require.False(t, may("edit", "create", rbacv1.GroupName, "roles", ""))
-	require.True(t, may("admin", "create", rbacv1.GroupName, "roles", ""))
-	require.True(t, may("admin", "create", "apps", "deployments", ""))
-	require.False(t, may("admin", "create", "", "nodes", ""))
-
-	bad := clusterRole("bad")
-	bad.AggregationRule = &rbacv1.AggregationRule{ClusterRoleSelectors: []metav1.LabelSelector{{MatchExpressions: []metav1.LabelSelectorRequirement{{Operator: "?"}}}}}
-	_, ok, err := Aggregate(bad, roles)
-	require.True(t, ok)
-	require.Error(t, err)
-}
-
 // TestDefaults: the policy was compared, object by object, with that of Kubernetes 1.37.2; this is what it was.
 func TestDefaults(t *testing.T) {
 	objects := Defaults()

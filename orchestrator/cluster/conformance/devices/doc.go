@@ -1,0 +1,2 @@
+// Package devices holds the behaviours of sig-node that are about the API of dynamic resource allocation.
+package devices
