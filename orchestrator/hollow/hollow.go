@@ -69,7 +69,7 @@ const (
 	renewInterval = leaseSeconds / 4 * time.Second
 	workers       = 8
 	registering   = 32 // nodes at the same time
-	beaters       = 16
+	beaters       = 64
 )
 
 // Nodes are hollow nodes.
