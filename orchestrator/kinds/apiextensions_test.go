@@ -67,6 +67,31 @@ func TestDefinition(t *testing.T) {
 	require.Len(t, o.Status.Conditions, 1)
 }
 
+// A rule may cost only so much, at the worst.
+func TestCostsOfRules(t *testing.T) {
+	k := apiextensionsKinds()[0]
+	with := func(rule string, items *int64) *apiextensionsv1.CustomResourceDefinition {
+		o := crontabs()
+		list := apiextensionsv1.JSONSchemaProps{Type: "array", MaxItems: items, Items: &apiextensionsv1.JSONSchemaPropsOrArray{
+			Schema: &apiextensionsv1.JSONSchemaProps{Type: "string", MaxLength: ptr.To[int64](10)},
+		}}
+		o.Spec.Versions[0].Schema.OpenAPIV3Schema.Properties["spec"] = apiextensionsv1.JSONSchemaProps{
+			Type: "object", Properties: map[string]apiextensionsv1.JSONSchemaProps{"list": list}, XValidations: apiextensionsv1.ValidationRules{{Rule: rule}},
+		}
+		k.Default(o)
+		k.Create(o)
+		o.ResourceVersion = "1"
+		return o
+	}
+	const square = "self.list.all(x, self.list.all(y, x == y))"
+	require.Empty(t, k.Validate(with(square, ptr.To[int64](100))))
+	dear := with(square, nil)
+	errs := k.Validate(dear).ToAggregate()
+	require.ErrorContains(t, errs, "estimated rule cost exceeds budget by factor of more than 100x")
+	require.ErrorContains(t, errs, "spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule: Forbidden")
+	require.ErrorContains(t, k.Validate(with(square, ptr.To[int64](2000))).ToAggregate(), "estimated rule cost exceeds budget by factor of")
+}
+
 func TestDefinitionWarnings(t *testing.T) {
 	k := apiextensionsKinds()[0]
 	o := crontabs()
