@@ -5,7 +5,9 @@ import (
 	"crypto"
 	"crypto/x509"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -146,6 +148,7 @@ func (s *controllerSet) controllers() (all []controllers.Controller, err error) 
 	if s.Signer != nil {
 		add(controllers.NewCSR(s.client, s.shared, s.Signer, clock.Real, lg))
 	}
+	add(controllers.NewMigration(s.client, s.metadata, s.migratable, s.shared, clock.Real, lg))
 	inv := inventory.New(inventory.Config{Metadata: s.metadata, Resources: s.collectable, Clock: clock.Real, Logger: lg})
 	add(inv, nil)
 	cached := memory.NewMemCacheClient(s.client.Discovery())
@@ -186,6 +189,12 @@ func (s *controllerSet) collectable() ([]inventory.Resource, error) {
 		}
 	}
 	return out, err
+}
+
+// migratable lists what can be stored again.
+func (s *controllerSet) migratable() ([]schema.GroupVersionResource, error) {
+	all, err := s.preferred("list", "patch")
+	return slices.Collect(maps.Keys(all)), err
 }
 
 // namespaced lists what is deleted with a namespace.
