@@ -32,7 +32,9 @@
 // The log is bounded by number, bytes and age. A [Stream] is a position in it and a filter; it is found by an index (object,
 // namespace, value of a field, such as spec.nodeName, that its selector demands), so that it neither is woken for nor reads
 // what cannot concern it. One whose position has left the log ends with 410 Expired. So do all when the cache has to be
-// filled anew, because the store compacted what it had not yet read.
+// filled anew, because the store compacted what it had not yet read. One that begins before the log does makes the cache
+// read what is missing from the store's history, once for all, within the same bounds: a watch that another process served
+// goes on in this one.
 //
 // # Reads
 //

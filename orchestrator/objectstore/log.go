@@ -25,6 +25,9 @@ func (c *change) size() int {
 
 const chunkLen = 128
 
+// firstNumber is that of the first change. There is room for what is put before it.
+const firstNumber = 1 << 40
+
 // chunk is a piece of the log. Its first used changes never change.
 type chunk struct {
 	first   uint64 // the number of changes[0]
@@ -48,11 +51,13 @@ func (p position) number() uint64 { return p.chunk.first + uint64(p.index) }
 
 // changeLog is the recent changes, in order. One goroutine appends; readers follow chunks without a lock. What has to go
 // goes in whole chunks, which are cut off from those after them, so that a reader who stands still keeps one chunk alive.
+// Older changes may be put in front (history.go).
 type changeLog struct {
 	maxChanges, maxBytes int
 	maxAge               time.Duration
 
-	tail *chunk // the writer's
+	tail    *chunk        // the writer's
+	reading chan struct{} // holds one while history is read
 
 	mu     sync.Mutex // guards what follows, which readers need only to begin
 	chunks []*chunk
@@ -61,8 +66,8 @@ type changeLog struct {
 }
 
 func newChangeLog(maxChanges, maxBytes int, maxAge time.Duration) *changeLog {
-	l := &changeLog{maxChanges: maxChanges, maxBytes: maxBytes, maxAge: maxAge}
-	l.tail = &chunk{}
+	l := &changeLog{maxChanges: maxChanges, maxBytes: maxBytes, maxAge: maxAge, reading: make(chan struct{}, 1)}
+	l.tail = &chunk{first: firstNumber}
 	l.chunks = []*chunk{l.tail}
 	return l
 }
@@ -118,7 +123,7 @@ func (l *changeLog) dropFirstLocked() {
 
 // reset empties the log: what came before a revision is not known. All who read it find that they fell behind.
 func (l *changeLog) reset(floor int64) {
-	next := &chunk{first: l.tail.first + uint64(l.tail.used.Load()) + 1}
+	next := &chunk{first: l.tail.first + firstNumber} // as if there had been many more
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(l.chunks) > 0 {
@@ -136,10 +141,11 @@ func (l *changeLog) seek(after int64) (p position, floor int64, ok bool) {
 	if after < l.floor {
 		return position{}, l.floor, false
 	}
-	// The last chunk that begins with something not after the revision, then inside of it.
+	// The last chunk that begins with something not after the revision, then inside of it. Only the last one may be empty:
+	// what will be in it comes after all the others.
 	i := sort.Search(len(l.chunks), func(i int) bool {
 		c := l.chunks[i]
-		return c.used.Load() > 0 && c.changes[0].revision > after
+		return c.used.Load() == 0 || c.changes[0].revision > after
 	})
 	c := l.chunks[max(0, i-1)]
 	n := int(c.used.Load())

@@ -165,7 +165,10 @@ func (s *Stream) begin(ctx context.Context, q *WatchQuery, revision int64) (err 
 			break
 		}
 		if named {
-			return apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", s.after, floor))
+			if err := s.c.cache.reach(ctx, s.after); err != nil {
+				return err
+			}
+			continue
 		}
 		// The cache is being filled anew, or the log is very short: there is a newer version, or will be at once.
 		if v, err = s.c.notOlder(ctx, floor); err != nil {

@@ -71,9 +71,12 @@ func TestWatchBeginnings(t *testing.T) {
 	require.True(t, apierrors.HasStatusCause(nextError(t, future), metav1.CauseTypeResourceVersionTooLarge))
 	require.Len(t, next(t, open(t, c, WatchQuery{ResourceVersion: "1"}), 3), 3)
 
-	// What the cache was not there for is too old.
+	// What the cache was not there for is read from the store, unless that has forgotten it.
+	_, err = f.client.Compact(ctx, r2, false)
+	require.NoError(t, err)
 	late := f.store(t).Collection(podKind())
-	s := open(t, late, WatchQuery{ResourceVersion: rv(r1)})
+	require.Equal(t, []string{"MODIFIED x " + rv(r3)}, next(t, open(t, late, WatchQuery{ResourceVersion: rv(r2)}), 1))
+	s := open(t, late, WatchQuery{ResourceVersion: rv(r1 - 1)})
 	err = nextError(t, s)
 	require.True(t, apierrors.IsResourceExpired(err), err)
 	require.Contains(t, err.Error(), "too old resource version")
