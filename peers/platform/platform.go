@@ -3,17 +3,13 @@
 package platform
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -37,41 +33,29 @@ type Options struct {
 
 // Platform is a running platform.
 type Platform struct {
-	// URL is where the API server is, Kubeconfig a file that says how to reach it as an administrator, and Log the file that
-	// has what the process wrote.
-	URL, Kubeconfig, Log string
-
-	cmd   *exec.Cmd
-	ended chan struct{}
-	err   error // why the process ended, once it has
+	*Process
+	// URL is where the API server is, and Kubeconfig a file that says how to reach it as an administrator.
+	URL, Kubeconfig string
 }
 
 // Start starts a platform and waits until everything runs. A directory in which one ran before goes on.
 func Start(o Options) (*Platform, error) {
-	program, err := Find("keelson", "make build")
-	if err != nil {
-		return nil, err
-	}
-	p := &Platform{Kubeconfig: filepath.Join(o.Dir, "kubeconfig"), Log: filepath.Join(o.Dir, "log"), ended: make(chan struct{})}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	log, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	p := &Platform{Kubeconfig: filepath.Join(o.Dir, "kubeconfig")}
+	url := make(chan string, 1)
+	var once sync.Once
+	var err error
+	p.Process, err = Exec(filepath.Join(o.Dir, "log"), func(line string) {
+		if m := ready.FindStringSubmatch(line); m != nil {
+			once.Do(func() { url <- m[1] })
+		}
+	}, append([]string{"up", "--data-dir", o.Dir, "--kubeconfig", p.Kubeconfig,
+		"--secure-port", strconv.Itoa(o.Port), "--hollow-nodes", strconv.Itoa(o.HollowNodes)}, o.Args...)...)
 	if err != nil {
 		return nil, err
 	}
-	p.cmd = exec.Command(program, append([]string{"up", "--data-dir", o.Dir, "--kubeconfig", p.Kubeconfig,
-		"--secure-port", strconv.Itoa(o.Port), "--hollow-nodes", strconv.Itoa(o.HollowNodes)}, o.Args...)...)
-	p.cmd.Stderr = log
-	out, err := p.cmd.StdoutPipe()
-	if err != nil {
-		return nil, errors.Join(err, log.Close())
-	}
-	if err := p.cmd.Start(); err != nil {
-		return nil, errors.Join(err, log.Close())
-	}
-	url := make(chan string, 1)
-	go p.follow(out, log, url)
 	select {
 	case p.URL = <-url:
 		return p, nil
@@ -80,40 +64,4 @@ func Start(o Options) (*Platform, error) {
 	case <-time.After(patience):
 		return nil, errors.Join(fmt.Errorf("platform: not ready after %v; see %s", patience, p.Log), p.Kill())
 	}
-}
-
-// follow copies what the process says to its log, and tells the URL once it is ready, until the process has ended.
-func (p *Platform) follow(out io.Reader, log *os.File, url chan<- string) {
-	var once sync.Once
-	for lines := bufio.NewScanner(out); lines.Scan(); {
-		fmt.Fprintln(log, lines.Text())
-		if m := ready.FindStringSubmatch(lines.Text()); m != nil {
-			once.Do(func() { url <- m[1] })
-		}
-	}
-	p.err = errors.Join(p.cmd.Wait(), log.Close())
-	close(p.ended)
-}
-
-// Stop ends the process in order, and says whether that went well.
-func (p *Platform) Stop() error {
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return err
-	}
-	select {
-	case <-p.ended:
-		return p.err
-	case <-time.After(patience):
-		return errors.Join(fmt.Errorf("platform: it does not stop; see %s", p.Log), p.Kill())
-	}
-}
-
-// Kill ends the process at once.
-func (p *Platform) Kill() error {
-	err := p.cmd.Process.Kill()
-	<-p.ended
-	if errors.Is(err, os.ErrProcessDone) {
-		return nil
-	}
-	return err
 }

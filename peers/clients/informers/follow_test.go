@@ -1,0 +1,174 @@
+package informers
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/dynamic/dynamicinformer"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+const (
+	namespace = "watched"
+	restarts  = 4
+	between   = 150 // acknowledged writes between restarts
+)
+
+var (
+	configMaps = corev1.SchemeGroupVersion.WithResource("configmaps")
+	pods       = corev1.SchemeGroupVersion.WithResource("pods")
+	widgets    = schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "widgets"}
+)
+
+// follow runs the program over restarts of what it follows.
+func follow(t *testing.T, kubeconfig string, restart func(inOrder bool)) {
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	require.NoError(t, err)
+	config.QPS = -1
+	prepare(t, config)
+
+	counted := rest.CopyConfig(config)
+	var lists counter
+	counted.Wrap(lists.count)
+	p := startProgram(t, counted)
+	var w writers
+	for _, resource := range []schema.GroupVersionResource{configMaps, pods, widgets} {
+		w.start(t.Context(), t, config, resource)
+	}
+	for i := range restarts {
+		w.wait(between)
+		restart(i%2 == 0)
+	}
+	w.wait(between)
+	w.stop()
+
+	for resource, h := range p.histories {
+		h.settled(t, config, resource)
+		relists := lists.of(resource) - 1
+		t.Logf("%s: %d writes acknowledged, %d unclear, %d events, %d relists", resource.Resource, w.acknowledged(resource), w.unclear(resource), h.len(), relists)
+		require.Zero(t, relists, "no restart makes a client list again")
+		h.check(t, w.of(resource))
+	}
+}
+
+// prepare makes what the program needs.
+func prepare(t *testing.T, config *rest.Config) {
+	t.Helper()
+	client, err := kubernetes.NewForConfig(config)
+	require.NoError(t, err)
+	_, err = client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		_, err := client.CoreV1().ServiceAccounts(namespace).Get(t.Context(), "default", metav1.GetOptions{})
+		return err == nil
+	}, limit, 20*time.Millisecond)
+	ext, err := apiextensions.NewForConfig(config)
+	require.NoError(t, err)
+	preserve := true
+	crd := &apiextensionsv1.CustomResourceDefinition{
+		ObjectMeta: metav1.ObjectMeta{Name: "widgets.example.com"},
+		Spec: apiextensionsv1.CustomResourceDefinitionSpec{
+			Group: widgets.Group, Scope: apiextensionsv1.NamespaceScoped,
+			Names: apiextensionsv1.CustomResourceDefinitionNames{Plural: "widgets", Singular: "widget", Kind: "Widget", ListKind: "WidgetList"},
+			Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{
+				Name: widgets.Version, Served: true, Storage: true,
+				Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &preserve}},
+			}},
+		},
+	}
+	_, err = ext.ApiextensionsV1().CustomResourceDefinitions().Create(t.Context(), crd, metav1.CreateOptions{})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		c, err := ext.ApiextensionsV1().CustomResourceDefinitions().Get(t.Context(), crd.Name, metav1.GetOptions{})
+		require.NoError(t, err)
+		for _, x := range c.Status.Conditions {
+			if x.Type == apiextensionsv1.Established && x.Status == apiextensionsv1.ConditionTrue {
+				return true
+			}
+		}
+		return false
+	}, limit, 20*time.Millisecond)
+}
+
+// program is what is tested: shared informers of two built-in kinds and a custom one.
+type program struct {
+	histories map[schema.GroupVersionResource]*history
+}
+
+func startProgram(t *testing.T, config *rest.Config) *program {
+	t.Helper()
+	client, err := kubernetes.NewForConfig(config)
+	require.NoError(t, err)
+	dyn, err := dynamic.NewForConfig(config)
+	require.NoError(t, err)
+	typed := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(namespace))
+	custom := dynamicinformer.NewFilteredDynamicSharedInformerFactory(dyn, 0, namespace, nil)
+	p := &program{histories: map[schema.GroupVersionResource]*history{
+		configMaps: newHistory(t, typed.Core().V1().ConfigMaps().Informer()),
+		pods:       newHistory(t, typed.Core().V1().Pods().Informer()),
+		widgets:    newHistory(t, custom.ForResource(widgets).Informer()),
+	}}
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(func() {
+		cancel()
+		typed.Shutdown()
+		custom.Shutdown()
+	})
+	typed.Start(ctx.Done())
+	custom.Start(ctx.Done())
+	for _, h := range p.histories {
+		require.True(t, cache.WaitForCacheSync(ctx.Done(), h.synced))
+	}
+	return p
+}
+
+// counter counts how often the objects of a resource were asked for anew: as a list, or as a watch that begins with all.
+type counter struct {
+	mu    sync.Mutex
+	lists map[string]int // by the last element of the path
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func (c *counter) count(next http.RoundTripper) http.RoundTripper {
+	return roundTripper(func(r *http.Request) (*http.Response, error) {
+		if q := r.URL.Query(); r.Method == http.MethodGet && (q.Get("watch") == "" || q.Get("sendInitialEvents") == "true") {
+			c.mu.Lock()
+			if c.lists == nil {
+				c.lists = map[string]int{}
+			}
+			c.lists[r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]]++
+			c.mu.Unlock()
+		}
+		return next.RoundTrip(r)
+	})
+}
+
+func (c *counter) of(resource schema.GroupVersionResource) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lists[resource.Resource]
+}
+
+// lost says that a write failed without an answer to it: it may have happened.
+func lost(err error) bool {
+	return err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err)
+}
