@@ -61,27 +61,7 @@ func startOn(t *testing.T, members *servertest.Cluster, change ...func(*apiserve
 
 func startAPI(t *testing.T, members *servertest.Cluster, change ...func(*apiserver.Config)) (api *apiserver.API, config func(token string) *rest.Config) {
 	t.Helper()
-	c, err := client.New(client.Config{Endpoints: members.Addrs()})
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = c.Close() })
-	registry := prometheus.NewRegistry()
-	store := objectstore.New(objectstore.Config{Client: c, Registerer: registry})
-	t.Cleanup(func() { require.NoError(t, store.Close()) })
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	keys, err := identity.NewKeyring(key)
-	require.NoError(t, err)
-	cfg := apiserver.Config{
-		Registry: registry, Kinds: kinds.Builtin(), Store: store, Keys: keys, Issuer: "https://kubernetes.default.svc", Address: "127.0.0.1:1",
-		Tokens: map[string]request.User{
-			adminToken: {Name: "admin", Groups: []string{"system:masters"}}, userToken: {Name: "jane", Groups: []string{"system:authenticated"}},
-		},
-	}
-	for _, f := range change {
-		f(&cfg)
-	}
-	api, err = apiserver.New(cfg)
-	require.NoError(t, err)
+	api = build(t, members, change...)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended, started := make(chan error, 1), make(chan struct{})
 	go func() { ended <- api.Run(ctx, func() { close(started) }) }()
@@ -106,6 +86,33 @@ func startAPI(t *testing.T, members *servertest.Cluster, change ...func(*apiserv
 			QPS: -1,
 		}
 	}
+}
+
+// build makes an API server on a store, that does not run yet.
+func build(t *testing.T, members *servertest.Cluster, change ...func(*apiserver.Config)) *apiserver.API {
+	t.Helper()
+	c, err := client.New(client.Config{Endpoints: members.Addrs()})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = c.Close() })
+	registry := prometheus.NewRegistry()
+	store := objectstore.New(objectstore.Config{Client: c, Registerer: registry})
+	t.Cleanup(func() { require.NoError(t, store.Close()) })
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	keys, err := identity.NewKeyring(key)
+	require.NoError(t, err)
+	cfg := apiserver.Config{
+		Registry: registry, Kinds: kinds.Builtin(), Store: store, Keys: keys, Issuer: "https://kubernetes.default.svc", Address: "127.0.0.1:1",
+		Tokens: map[string]request.User{
+			adminToken: {Name: "admin", Groups: []string{"system:masters"}}, userToken: {Name: "jane", Groups: []string{"system:authenticated"}},
+		},
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	api, err := apiserver.New(cfg)
+	require.NoError(t, err)
+	return api
 }
 
 func clientset(t *testing.T, c *rest.Config, contentType string) *kubernetes.Clientset {

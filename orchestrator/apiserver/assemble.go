@@ -36,13 +36,14 @@ type API struct {
 	types   func() (managedfields.TypeConverter, error)
 	flow    *fairness.Limiter
 	stages  *stages
+	started chan struct{} // closed once requests can be served
 	builtin []*verbs.Resource
 	custom  *custom
 	// services hands out cluster IPs and node ports.
 	services *allocation.Services
 }
 
-// New makes an API server. It serves requests at once, but knows rights only after Run has begun.
+// New makes an API server. Requests wait until Run has called started.
 func New(cfg Config) (*API, error) {
 	cfg.setDefaults()
 	set, err := kinds.NewSet(cfg.Kinds...)
@@ -50,7 +51,7 @@ func New(cfg Config) (*API, error) {
 		return nil, err
 	}
 	a := &API{
-		cfg: cfg, policy: rights.NewPolicy(), graph: rights.NewGraph(), stages: newStages(),
+		cfg: cfg, policy: rights.NewPolicy(), graph: rights.NewGraph(), stages: newStages(), started: make(chan struct{}),
 		types: sync.OnceValues(func() (managedfields.TypeConverter, error) {
 			return applyconfigurations.NewTypeConverter(set.Scheme()), nil
 		}),
@@ -176,6 +177,7 @@ func (a *API) handlers(tokens identity.TokenAuthenticator, authorizer rights.Aut
 	h = log.Handler(h)
 	h = gate.Authenticate(h)
 	h = log.Begin(h)
+	h = a.hold(h)
 	h = a.limitTime(h)
 	h = m.Handler(h)
 	return parsed(h), nil

@@ -45,6 +45,7 @@ func (a *API) Run(ctx context.Context, started func()) error {
 		}
 	}
 	wg.Go(func() { a.keepFlow(ctx) })
+	close(a.started)
 	started()
 	<-ctx.Done()
 	return nil

@@ -32,6 +32,9 @@ func (c *call) watch() error {
 	}
 	ctx, cancel := context.WithTimeout(c.ctx(), timeout)
 	defer cancel()
+	if c.s.draining.Err() != nil {
+		return errStopping // a watch that ends at once would make reflectors list anew
+	}
 	defer context.AfterFunc(c.s.draining, cancel)()
 	stream, err := c.res.Watch(ctx, objectstore.WatchQuery{
 		Namespace: c.info.Namespace, Labels: ls, Fields: fs, ResourceVersion: o.ResourceVersion, Match: o.ResourceVersionMatch,

@@ -52,10 +52,10 @@ func follow(t *testing.T, kubeconfig string, restart func(inOrder bool)) {
 		w.start(t.Context(), t, config, resource)
 	}
 	for i := range restarts {
-		w.wait(between)
+		w.wait(t, between)
 		restart(i%2 == 0)
 	}
-	w.wait(between)
+	w.wait(t, between)
 	w.stop()
 
 	for resource, h := range p.histories {

@@ -29,21 +29,17 @@ type life struct {
 
 // writers write objects, one after another, and know what was acknowledged.
 type writers struct {
-	wg   sync.WaitGroup
-	over atomic.Bool // each finishes what it is about
+	wg     sync.WaitGroup
+	over   atomic.Bool // each finishes what it is about
+	writes atomic.Int64
 
-	mu     sync.Mutex
-	more   *sync.Cond
-	writes int
-	lives  []*life
+	mu    sync.Mutex
+	lives []*life
 }
 
 // start starts a writer for each of some objects of a resource.
 func (w *writers) start(ctx context.Context, t *testing.T, config *rest.Config, resource schema.GroupVersionResource) {
 	t.Helper()
-	if w.more == nil {
-		w.more = sync.NewCond(&w.mu)
-	}
 	client, err := dynamic.NewForConfig(config)
 	require.NoError(t, err)
 	for i := range 3 {
@@ -58,20 +54,17 @@ func (w *writers) stop() {
 }
 
 // wait returns after n more acknowledged writes.
-func (w *writers) wait(n int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for until := w.writes + n; w.writes < until; {
-		w.more.Wait()
-	}
+func (w *writers) wait(t *testing.T, n int) {
+	t.Helper()
+	until := w.writes.Load() + int64(n)
+	require.Eventually(t, func() bool { return w.writes.Load() >= until }, limit, 5*time.Millisecond, "nothing is written any more")
 }
 
 func (w *writers) done(record func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	record()
-	w.writes++
-	w.more.Broadcast()
+	w.writes.Add(1)
 }
 
 // of returns the lives of a resource's objects by UID.
@@ -154,7 +147,6 @@ func (x *writer) create(ctx context.Context) *life {
 			})
 			break
 		}
-		println("CREATE", x.resource.Resource, x.name, err.Error(), l.uid)
 		failed = failed || lost(err)
 		pause(ctx)
 	}
