@@ -168,6 +168,9 @@ func (s *apiServer) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.writeKubeconfig(); err != nil { // whoever finds the server ready finds it, too
+		return err
+	}
 	s.http = &http.Server{
 		Handler: s.api, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(quiet{s.lg}, "", 0),
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
@@ -186,7 +189,7 @@ func (s *apiServer) run(ctx context.Context) error {
 	}()
 	select {
 	case <-ready:
-		return s.writeKubeconfig()
+		return nil
 	case err := <-s.ended:
 		s.ended <- nil // close waits for it
 		return err
