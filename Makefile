@@ -52,12 +52,14 @@ lint: ## go vet and staticcheck (pinned in tools/lint)
 	cd tools/lint && $(GO) build -o ../../$(BIN)/staticcheck honnef.co/go/tools/cmd/staticcheck
 	$(BIN)/staticcheck -tags invariants $(PKGS)
 
-peers: ## build the real etcd, etcdctl, etcdutl and kubectl into bin/peers: oracles for tests, rivals for benchmarks
+peers: ## build the real etcd, etcdctl, etcdutl, kubectl, helm 3 and 4 into bin/peers: oracles for tests, rivals for benchmarks
 	@mkdir -p $(BIN)/peers
 	cd peers && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(BIN)/peers/etcd go.etcd.io/etcd/server/v3
 	cd peers && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(BIN)/peers/etcdctl go.etcd.io/etcd/etcdctl/v3
 	cd peers && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(BIN)/peers/etcdutl go.etcd.io/etcd/etcdutl/v3
 	cd peers/kubectl && CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X k8s.io/component-base/version.gitVersion=$$($(GO) list -m -f '{{.Version}}' k8s.io/kubectl | sed s/v0/v1/)" -o ../../$(BIN)/peers/kubectl .
+	cd peers/helm3 && CGO_ENABLED=0 $(GO) build -trimpath -o ../../$(BIN)/peers/helm3 helm.sh/helm/v3/cmd/helm
+	cd peers/helm4 && CGO_ENABLED=0 $(GO) build -trimpath -o ../../$(BIN)/peers/helm4 helm.sh/helm/v4/cmd/helm
 
 generate: ## regenerate api/*.pb.go (needs protoc and protoc-gen-go)
 	protoc -I api -I $$($(GO) list -m -f '{{.Dir}}' go.etcd.io/raft/v3) --go_out=. --go_opt=module=github.com/keelson-io/keelson \
