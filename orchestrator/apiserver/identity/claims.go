@@ -10,7 +10,7 @@ import (
 type claims struct {
 	Issuer    string           `json:"iss,omitempty"`
 	Subject   string           `json:"sub,omitempty"`
-	Audience  jwt.Audience     `json:"aud,omitempty"`
+	Audience  audience         `json:"aud,omitempty"`
 	Expiry    *jwt.NumericDate `json:"exp,omitempty"`
 	NotBefore *jwt.NumericDate `json:"nbf,omitempty"`
 	IssuedAt  *jwt.NumericDate `json:"iat,omitempty"`
@@ -20,6 +20,12 @@ type claims struct {
 	secretClaims
 	user *request.User // made of the claims when they were verified
 }
+
+// audience is written as a list even if it has one member, as Kubernetes does: there are readers that know no other form.
+type audience []string
+
+// UnmarshalJSON reads both forms that the claim may have.
+func (a *audience) UnmarshalJSON(b []byte) error { return (*jwt.Audience)(a).UnmarshalJSON(b) }
 
 // secretClaims are those of a token that lives in a secret.
 type secretClaims struct {

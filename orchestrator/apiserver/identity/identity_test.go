@@ -226,6 +226,14 @@ func TestAudiences(t *testing.T) {
 	id, err := w.check(vault, "vault", "third")
 	require.NoError(t, err)
 	require.Equal(t, []string{"vault"}, id.Audiences)
+
+	// One audience is a list too.
+	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(w.request(t, authenticationv1.TokenRequestSpec{Audiences: []string{"x"}}).Request.Status.Token, ".")[1])
+	require.NoError(t, err)
+	require.Contains(t, string(payload), `"aud":["x"]`)
+	var c claims
+	require.NoError(t, json.Unmarshal([]byte(`{"aud":"x"}`), &c))
+	require.Equal(t, audience{"x"}, c.Audience)
 }
 
 func TestReview(t *testing.T) {
