@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -208,6 +209,45 @@ func TestRights(t *testing.T) {
 	require.False(t, r.Status.Allowed)
 	_, err = clientset(t, config("nobody"), "").CoreV1().Secrets("default").List(ctx, metav1.ListOptions{})
 	require.True(t, apierrors.IsUnauthorized(err), "%v", err)
+}
+
+// TestPlaces: a path in a namespace leads only to what is in namespaces, so that rights in one lead nowhere else, and the
+// other way round.
+func TestPlaces(t *testing.T) {
+	config := start(t)
+	rc := config(adminToken)
+	hc, err := rest.HTTPClientFor(rc)
+	require.NoError(t, err)
+	t.Cleanup(hc.CloseIdleConnections)
+	for _, c := range []struct {
+		verb, path, body string
+		want             int
+	}{
+		{"GET", "/api/v1/namespaces/default/namespaces", "", 404},
+		{"GET", "/api/v1/namespaces/default/nodes", "", 404},
+		{"GET", "/api/v1/namespaces/default/nodes/n", "", 404},
+		{"GET", "/api/v1/namespaces/default/nodes/n/status", "", 404},
+		{"GET", "/apis/rbac.authorization.k8s.io/v1/namespaces/default/clusterroles/cluster-admin", "", 404},
+		{"POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/default/clusterrolebindings", "{}", 404},
+		{"POST", "/apis/authorization.k8s.io/v1/namespaces/default/subjectaccessreviews", "{}", 404},
+		{"POST", "/apis/authorization.k8s.io/v1/localsubjectaccessreviews", "{}", 404},
+		{"POST", "/api/v1/bindings", "{}", 404},
+		{"GET", "/api/v1/configmaps/x", "", 404},
+		{"GET", "/api/v1/configmaps", "", 200},
+		{"POST", "/api/v1/configmaps", `{"metadata": {"name": "x", "namespace": "default"}}`, 405},
+		{"DELETE", "/api/v1/configmaps", "", 405},
+		{"GET", "/api/v1/namespaces/default", "", 200},
+		{"GET", "/api/v1/namespaces/default/status", "", 200},
+		{"GET", "/api/v1/namespaces", "", 200},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), c.verb, rc.Host+c.path, strings.NewReader(c.body))
+		require.NoError(t, err)
+		r.Header.Set("Content-Type", "application/json")
+		got, err := hc.Do(r)
+		require.NoError(t, err)
+		require.NoError(t, got.Body.Close())
+		require.Equal(t, c.want, got.StatusCode, "%s %s", c.verb, c.path)
+	}
 }
 
 func TestNegotiation(t *testing.T) {

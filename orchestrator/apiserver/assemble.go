@@ -56,7 +56,7 @@ func New(cfg Config) (*API, error) {
 			return applyconfigurations.NewTypeConverter(set.Scheme()), nil
 		}),
 	}
-	s := &Server{clock: cfg.Clock, logger: cfg.Logger, parts: map[part]func(*call) error{}, workers: newWorkers(cfg.Logger)}
+	s := &Server{clock: cfg.Clock, logger: cfg.Logger, parts: map[part]func(*call) error{}, virtual: scopes(virtual()), workers: newWorkers(cfg.Logger)}
 	s.draining, s.drain = context.WithCancel(context.Background())
 	if a.flow, err = a.limiter(); err != nil {
 		return nil, err

@@ -44,6 +44,15 @@ func virtual() []discovery.Virtual {
 	}
 }
 
+// scopes says which resources there are, and whether they are in namespaces.
+func scopes(of []discovery.Virtual) map[schema.GroupResource]bool {
+	out := map[schema.GroupResource]bool{}
+	for _, v := range of {
+		out[schema.GroupResource{Group: v.Group, Resource: v.Resource}] = v.Namespaced
+	}
+	return out
+}
+
 // others serves what is no resource.
 func (a *API) others() (http.Handler, error) {
 	mux := http.NewServeMux()

@@ -24,8 +24,9 @@ import (
 // Server serves requests whose user is known and may do what he asks.
 type Server struct {
 	table    atomic.Pointer[table]
-	parts    map[part]func(*call) error // subresources and virtual resources with code of their own
-	others   http.Handler               // what is no resource
+	parts    map[part]func(*call) error    // subresources and virtual resources with code of their own
+	virtual  map[schema.GroupResource]bool // the virtual resources, and whether they are in namespaces
+	others   http.Handler                  // what is no resource
 	meter    *meter.Meter
 	clock    clock.Clock
 	logger   *zap.Logger
@@ -77,6 +78,9 @@ var errAborted = errors.New("the answer could not be completed")
 func (c *call) serve() (err error) {
 	gvr := schema.GroupVersionResource{Group: c.info.Group, Version: c.info.Version, Resource: c.info.Resource}
 	c.res = c.s.table.Load().resources[gvr]
+	if err := c.placed(); err != nil {
+		return err
+	}
 	free := false
 	if c.res != nil {
 		free = c.res.Kind.Coerce != nil
@@ -104,6 +108,27 @@ func (c *call) serve() (err error) {
 		return apierrors.NewMethodNotSupported(gvr.GroupResource(), c.info.Verb)
 	}
 	return do(c)
+}
+
+// placed refuses a path with a namespace to what is in none, and one without to what is in one, but for lists and watches of
+// all namespaces. Rights are decided by the path: who has them in a namespace must not get out of it.
+func (c *call) placed() error {
+	i := c.info
+	namespaced, virtual := c.s.virtual[schema.GroupResource{Group: i.Group, Resource: i.Resource}]
+	switch {
+	case c.res != nil:
+		namespaced = c.res.Kind.Namespaced
+	case !virtual:
+		return nil // there is no such thing
+	}
+	itself := i.Group == "" && i.Resource == "namespaces" && i.Name == i.Namespace // a namespace's path is in it
+	switch {
+	case i.Namespace != "" && !namespaced && !itself, i.Namespace == "" && namespaced && (i.Name != "" || virtual):
+		return errNoSuchPath
+	case i.Namespace == "" && namespaced && i.Verb != "list" && i.Verb != "watch":
+		return apierrors.NewMethodNotSupported(schema.GroupResource{Group: i.Group, Resource: i.Resource}, i.Verb)
+	}
+	return nil
 }
 
 // serveSubresource serves status, scale and those that are parts of an object.
