@@ -6,8 +6,10 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/component-base/cli"
 	kubectl "k8s.io/kubectl/pkg/cmd"
 	"k8s.io/kubectl/pkg/cmd/plugin"
+	"k8s.io/kubectl/pkg/cmd/util"
 )
 
 // localKubeconfig is where `keelson up` writes the way to its cluster, unless told otherwise.
@@ -29,7 +31,10 @@ func kubectlCommand() *cobra.Command {
 				IOStreams:     streams,
 			})
 			c.SetArgs(args)
-			return c.Execute()
+			if err := cli.RunNoErrOutput(c); err != nil {
+				util.CheckErr(err) // it says what is wrong as kubectl does, and exits
+			}
+			return nil
 		},
 	}
 }
