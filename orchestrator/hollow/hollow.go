@@ -6,9 +6,11 @@
 //
 // A pod that is bound to a hollow node gets an address, its init containers complete, its containers start and become ready.
 // With a restart policy other than Always its containers end with exit code 0 after the time that the annotation
-// hollow.keelson.io/run-for says (a duration, "5s"), and stay running without it. A pod that is being deleted goes as soon as
-// its status says so. hollow.keelson.io/never-ready: "true" keeps it from becoming ready; hollow.keelson.io/exit-code sets
-// the code with which its containers end.
+// hollow.keelson.io/run-for says (a duration, "5s"), and stay running without it. A pod that is being deleted goes at once, or
+// after the time that hollow.keelson.io/stop-for says, but not after its grace period. hollow.keelson.io/never-ready: "true"
+// keeps it from becoming ready; hollow.keelson.io/exit-code sets the code with which its containers end. A pod fails at its
+// active deadline. What is changed in its spec is observed: its status says which generation, containers have their new
+// images, and new ephemeral containers run.
 //
 // # Concurrency
 //
@@ -46,6 +48,7 @@ const (
 	runForAnnotation     = "hollow.keelson.io/run-for"
 	neverReadyAnnotation = "hollow.keelson.io/never-ready"
 	exitCodeAnnotation   = "hollow.keelson.io/exit-code"
+	stopForAnnotation    = "hollow.keelson.io/stop-for"
 )
 
 // Config says what nodes there are.
@@ -335,6 +338,9 @@ func (n *Nodes) sync(ctx context.Context, key string) (again time.Duration, err 
 	}
 	pods := n.client.CoreV1().Pods(p.Namespace)
 	if p.DeletionTimestamp != nil {
+		if left := n.stopping(p); left > 0 {
+			return left, nil
+		}
 		err := pods.Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To(int64(0)), Preconditions: metav1.NewUIDPreconditions(string(p.UID))})
 		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 			err = nil

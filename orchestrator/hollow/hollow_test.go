@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -18,6 +20,9 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/utils/ptr"
+
+	"github.com/keelson-io/keelson/internal/clock"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -93,6 +98,51 @@ func TestLives(t *testing.T) {
 		_, err := client.CoreV1().Pods("ns").Get(ctx, "forever", metav1.GetOptions{})
 		return err != nil
 	}, 10*time.Second, 5*time.Millisecond)
+}
+
+// TestSteps takes pods through what time and changes of their spec do to them.
+func TestSteps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &Nodes{cfg: Config{Clock: clock.Real, Prefix: "hollow-", Count: 1}, addresses: map[string]netip.Addr{}}
+		p := pod("p", "hollow-0", corev1.RestartPolicyAlways, nil)
+		p.Generation = 1
+		step := func() time.Duration {
+			s, again := n.step(p)
+			require.NotNil(t, s)
+			p.Status = *s
+			return again
+		}
+		require.Zero(t, step())
+		require.EqualValues(t, 1, p.Status.ObservedGeneration)
+		s, again := n.step(p)
+		require.Nil(t, s)
+		require.Zero(t, again)
+
+		p.Generation, p.Spec.Containers[0].Image = 2, "y"
+		p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "e"}}}
+		step()
+		require.EqualValues(t, 2, p.Status.ObservedGeneration)
+		require.Equal(t, "y", p.Status.ContainerStatuses[0].Image)
+		require.EqualValues(t, 1, p.Status.ContainerStatuses[0].RestartCount)
+		require.NotNil(t, p.Status.EphemeralContainerStatuses[0].State.Running)
+		for _, c := range p.Status.Conditions {
+			require.EqualValues(t, 2, c.ObservedGeneration)
+		}
+
+		p.Generation, p.Spec.ActiveDeadlineSeconds = 3, ptr.To(int64(5))
+		require.Equal(t, 5*time.Second, step())
+		time.Sleep(5 * time.Second)
+		step()
+		require.Equal(t, corev1.PodFailed, p.Status.Phase)
+		require.Equal(t, "DeadlineExceeded", p.Status.Reason)
+
+		p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &metav1.Time{Time: time.Now().Add(30 * time.Second)}, ptr.To(int64(30))
+		require.Zero(t, n.stopping(p))
+		p.Annotations = map[string]string{stopForAnnotation: "10s"}
+		require.Equal(t, 10*time.Second, n.stopping(p))
+		p.Annotations[stopForAnnotation] = "1h"
+		require.Equal(t, 30*time.Second, n.stopping(p))
+	})
 }
 
 // TestRenews renews leases without reading them, and goes on when somebody else changed one.

@@ -16,30 +16,45 @@ func (n *Nodes) step(p *corev1.Pod) (*corev1.PodStatus, time.Duration) {
 	case corev1.PodSucceeded, corev1.PodFailed:
 		return nil, 0
 	case corev1.PodRunning:
-		left, ends := n.left(p)
-		switch {
-		case !ends:
-			return nil, 0
-		case left > 0:
-			return nil, left
+		left, over := n.left(p)
+		if over != nil && left <= 0 {
+			return over(p), 0
 		}
-		return n.ended(p), 0
+		return n.observed(p), left
 	}
 	s := n.started(p)
 	left, _ := n.left(p)
 	return s, left
 }
 
-// left is for how long a running pod has still to run; ends is false if it runs for ever.
-func (n *Nodes) left(p *corev1.Pod) (left time.Duration, ends bool) {
-	d, err := time.ParseDuration(p.Annotations[runForAnnotation])
-	if err != nil || p.Spec.RestartPolicy == corev1.RestartPolicyAlways || p.Spec.RestartPolicy == "" {
-		return 0, false
+// left is for how long a running pod has still to run, and what becomes of it then; over is nil if it runs for ever.
+func (n *Nodes) left(p *corev1.Pod) (left time.Duration, over func(*corev1.Pod) *corev1.PodStatus) {
+	var d time.Duration
+	if p.Spec.RestartPolicy != corev1.RestartPolicyAlways && p.Spec.RestartPolicy != "" {
+		var err error
+		if d, err = time.ParseDuration(p.Annotations[runForAnnotation]); err == nil {
+			over = n.ended
+		}
 	}
-	if p.Status.StartTime == nil {
-		return d, true
+	if s := p.Spec.ActiveDeadlineSeconds; s != nil {
+		if deadline := time.Duration(*s) * time.Second; over == nil || deadline < d {
+			d, over = deadline, n.late
+		}
 	}
-	return p.Status.StartTime.Add(d).Sub(n.cfg.Clock.Now()), true
+	if over == nil || p.Status.StartTime == nil {
+		return d, over
+	}
+	return p.Status.StartTime.Add(d).Sub(n.cfg.Clock.Now()), over
+}
+
+// stopping is for how long the containers of a pod that is being deleted still need to stop.
+func (n *Nodes) stopping(p *corev1.Pod) time.Duration {
+	d, err := time.ParseDuration(p.Annotations[stopForAnnotation])
+	if err != nil {
+		return 0
+	}
+	grace := time.Duration(ptr.Deref(p.DeletionGracePeriodSeconds, 0)) * time.Second
+	return p.DeletionTimestamp.Add(min(d, grace) - grace).Sub(n.cfg.Clock.Now())
 }
 
 func (n *Nodes) address(uid string) netip.Addr {
@@ -57,7 +72,7 @@ func (n *Nodes) address(uid string) netip.Addr {
 func (n *Nodes) started(p *corev1.Pod) *corev1.PodStatus {
 	now := metav1.Time{Time: n.cfg.Clock.Now().Truncate(time.Second)}
 	s := p.Status.DeepCopy()
-	s.Phase, s.StartTime = corev1.PodRunning, &now
+	s.Phase, s.StartTime, s.ObservedGeneration = corev1.PodRunning, &now, p.Generation
 	ip := n.address(string(p.UID)).String()
 	s.PodIP, s.PodIPs = ip, []corev1.PodIP{{IP: ip}}
 	i, _ := n.index(p.Spec.NodeName)
@@ -83,19 +98,62 @@ func (n *Nodes) started(p *corev1.Pod) *corev1.PodStatus {
 	return s
 }
 
-func (n *Nodes) ended(p *corev1.Pod) *corev1.PodStatus {
+// observed is the status of a running pod after a change of its spec, nil if there was none.
+func (n *Nodes) observed(p *corev1.Pod) *corev1.PodStatus {
+	if p.Status.ObservedGeneration == p.Generation {
+		return nil
+	}
 	now := metav1.Time{Time: n.cfg.Clock.Now().Truncate(time.Second)}
 	s := p.Status.DeepCopy()
+	s.ObservedGeneration = p.Generation
+	for i, c := range p.Spec.Containers {
+		if i < len(s.ContainerStatuses) && s.ContainerStatuses[i].Image != c.Image {
+			restarts := s.ContainerStatuses[i].RestartCount + 1
+			s.ContainerStatuses[i] = running(p, &c, s.ContainerStatuses[i].Ready, now)
+			s.ContainerStatuses[i].RestartCount = restarts
+		}
+	}
+	for i := len(s.EphemeralContainerStatuses); i < len(p.Spec.EphemeralContainers); i++ {
+		e := corev1.Container(p.Spec.EphemeralContainers[i].EphemeralContainerCommon)
+		s.EphemeralContainerStatuses = append(s.EphemeralContainerStatuses, running(p, &e, false, now))
+	}
+	for i := range s.Conditions {
+		if s.Conditions[i].Type != corev1.PodScheduled {
+			s.Conditions[i].ObservedGeneration = p.Generation
+		}
+	}
+	return s
+}
+
+// ended is the status of a pod whose containers end by themselves.
+func (n *Nodes) ended(p *corev1.Pod) *corev1.PodStatus {
 	code, _ := strconv.ParseInt(p.Annotations[exitCodeAnnotation], 10, 32) // absent: 0
-	s.Phase = corev1.PodSucceeded
+	return n.over(p, int32(code))
+}
+
+// killed is the exit code of containers that are killed.
+const killed = 137
+
+// late is the status of a pod that was killed at its active deadline.
+func (n *Nodes) late(p *corev1.Pod) *corev1.PodStatus {
+	s := n.over(p, killed)
+	s.Reason, s.Message = "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"
+	return s
+}
+
+func (n *Nodes) over(p *corev1.Pod, code int32) *corev1.PodStatus {
+	now := metav1.Time{Time: n.cfg.Clock.Now().Truncate(time.Second)}
+	s := p.Status.DeepCopy()
+	s.Phase, s.ObservedGeneration = corev1.PodSucceeded, p.Generation
+	reason := "PodCompleted"
 	if code != 0 {
-		s.Phase = corev1.PodFailed
+		s.Phase, reason = corev1.PodFailed, "PodFailed"
 	}
 	begun := ptr.Deref(s.StartTime, now)
 	for i := range s.ContainerStatuses {
-		s.ContainerStatuses[i] = terminated(p, &p.Spec.Containers[i], int32(code), begun, now)
+		s.ContainerStatuses[i] = terminated(p, &p.Spec.Containers[i], code, begun, now)
 	}
-	setConditions(s, now, false, true, "PodCompleted")
+	setConditions(s, now, false, true, reason)
 	return s
 }
 
@@ -135,7 +193,7 @@ func setConditions(s *corev1.PodStatus, now metav1.Time, ready, initialized bool
 		if c.is {
 			status = corev1.ConditionTrue
 		}
-		set(s, corev1.PodCondition{Type: c.t, Status: status, Reason: c.reason, LastTransitionTime: now})
+		set(s, corev1.PodCondition{Type: c.t, Status: status, Reason: c.reason, LastTransitionTime: now, ObservedGeneration: s.ObservedGeneration})
 	}
 }
 
