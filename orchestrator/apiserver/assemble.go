@@ -126,6 +126,7 @@ func (a *API) admission(authorizer rights.Authorizer) (*admission.Chain, error) 
 		security,
 		&admission.Priority{Lookup: a.objects},
 		&admission.DefaultTolerationSeconds{Seconds: defaultTolerationSeconds},
+		&admission.RuntimeClass{Lookup: a.objects},
 		mutators, mutating, validators, validating,
 		&admission.ResourceQuota{Lookup: a.objects, Quotas: a.objects, Clock: a.cfg.Clock},
 	), nil

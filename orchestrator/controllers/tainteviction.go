@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -36,7 +37,8 @@ func indexPodsByNode(i cache.SharedIndexInformer) error {
 }
 
 // taintEviction deletes pods from nodes with NoExecute taints: those that do not tolerate a taint at once, others when the
-// shortest time for which they tolerate one has passed since the taint was put on.
+// shortest time for which they tolerate one has passed since the taint was put on. A taint that does not say when that was
+// counts from when the controller first saw it.
 type taintEviction struct {
 	*loop
 	client kubernetes.Interface
@@ -44,6 +46,46 @@ type taintEviction struct {
 	nodes  cache.Indexer
 	events record.EventRecorder
 	clock  clock.Clock
+	seen   firstSeen
+}
+
+// firstSeen is since when nodes have taints that do not say it themselves, by node and taint.
+type firstSeen struct {
+	mu    sync.Mutex
+	since map[string]map[corev1.Taint]time.Time
+}
+
+// note takes notice of a node's taints.
+func (f *firstSeen) note(n *corev1.Node, now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	was, is := f.since[n.Name], map[corev1.Taint]time.Time{}
+	for _, t := range n.Spec.Taints {
+		if t.Effect != corev1.TaintEffectNoExecute || t.TimeAdded != nil {
+			continue
+		}
+		is[t] = now
+		if before, ok := was[t]; ok {
+			is[t] = before
+		}
+	}
+	delete(f.since, n.Name)
+	if len(is) > 0 {
+		f.since[n.Name] = is
+	}
+}
+
+// dated are a node's taints, all with the time since when they are there.
+func (f *firstSeen) dated(n *corev1.Node) []corev1.Taint {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	taints := slices.Clone(n.Spec.Taints)
+	for i, t := range taints {
+		if since, ok := f.since[n.Name][t]; ok {
+			taints[i].TimeAdded = &metav1.Time{Time: since}
+		}
+	}
+	return taints
 }
 
 // NewTaintEviction makes the controller that evicts pods from tainted nodes.
@@ -51,6 +93,7 @@ func NewTaintEviction(client kubernetes.Interface, i informers.SharedInformerFac
 	pods, nodes := i.Core().V1().Pods().Informer(), i.Core().V1().Nodes().Informer()
 	e := &taintEviction{
 		loop: newLoop("taint-eviction", lg), client: client, pods: pods.GetIndexer(), nodes: nodes.GetIndexer(), events: events, clock: c,
+		seen: firstSeen{since: map[string]map[corev1.Taint]time.Time{}},
 	}
 	e.sync = e.syncOne
 	return e, errors.Join(
@@ -61,6 +104,10 @@ func NewTaintEviction(client kubernetes.Interface, i informers.SharedInformerFac
 			}
 		})),
 		e.watch(nodes, objects(func(n *corev1.Node) {
+			if _, there, _ := e.nodes.GetByKey(n.Name); !there { // by name: it does not fail
+				n = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.Name}}
+			}
+			e.seen.note(n, e.clock.Now())
 			on, _ := e.pods.ByIndex(podsByNode, n.Name) // the index is there
 			for _, p := range on {
 				e.add(p)
@@ -86,7 +133,7 @@ func (e *taintEviction) syncOne(ctx context.Context, key string) error {
 		return err
 	}
 	now := e.clock.Now()
-	at, ends := evictAt(n.(*corev1.Node).Spec.Taints, p.Spec.Tolerations, now)
+	at, ends := evictAt(e.seen.dated(n.(*corev1.Node)), p.Spec.Tolerations, now)
 	switch {
 	case !ends:
 		return nil
