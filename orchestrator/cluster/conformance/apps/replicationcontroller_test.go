@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
@@ -20,7 +21,8 @@ func replicationControllers() conformance.Behaviours {
 		"ReplicationController should get and update a ReplicationController scale": controllerScale,
 		"ReplicationController should release no longer matching pods":              controllerReleases,
 		// 		"ReplicationController should surface a failure condition on a common issue like exceeded quota": controllerFails,
-		"ReplicationController should test the lifecycle of a ReplicationController": controllerLifecycle,
+		"ReplicationController should surface a failure condition on a common issue like exceeded quota": controllerFails,
+		"ReplicationController should test the lifecycle of a ReplicationController":                     controllerLifecycle,
 	}
 }
 
@@ -63,6 +65,35 @@ func controllerScale(t *testing.T, e *conformance.Env) {
 	_, err = rcs.UpdateScale(e.Ctx, "rc", s, metav1.UpdateOptions{})
 	require.NoError(t, err)
 	has(2)
+}
+
+// controllerFails asks for more pods than a quota allows, and then for fewer.
+func controllerFails(t *testing.T, e *conformance.Env) {
+	quotas := e.Client.CoreV1().ResourceQuotas(e.NS)
+	two := resource.MustParse("2")
+	create(t, e, quotas, &corev1.ResourceQuota{
+		ObjectMeta: metav1.ObjectMeta{Name: "two"}, Spec: corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourcePods: two}},
+	})
+	conformance.Until(t, e, "the quota's status is calculated", func() (*corev1.ResourceQuota, error) {
+		return quotas.Get(e.Ctx, "two", metav1.GetOptions{})
+	}, func(q *corev1.ResourceQuota) bool { return q.Status.Hard.Pods().Cmp(two) == 0 })
+	rcs := e.Client.CoreV1().ReplicationControllers(e.NS)
+	create(t, e, rcs, controller("rc", 3, map[string]string{"name": "app"}))
+	fails := func(yes bool) {
+		conformance.Until(t, e, "the failure condition", func() (*corev1.ReplicationController, error) {
+			return rcs.Get(e.Ctx, "rc", metav1.GetOptions{})
+		}, func(rc *corev1.ReplicationController) bool {
+			found := false
+			for _, c := range rc.Status.Conditions {
+				found = found || c.Type == corev1.ReplicationControllerReplicaFailure && c.Status == corev1.ConditionTrue
+			}
+			return rc.Status.ObservedGeneration >= rc.Generation && found == yes
+		})
+	}
+	fails(true)
+	conformance.PodsRunning(t, e, "name=app", 2)
+	conformance.Update(t, e, rcs, "rc", func(rc *corev1.ReplicationController) { rc.Spec.Replicas = ptr.To(int32(2)) })
+	fails(false)
 }
 
 // controllerLifecycle follows a replication controller by a watch from its creation to its deletion.
