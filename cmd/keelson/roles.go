@@ -41,6 +41,24 @@ func apiFlags(fs *pflag.FlagSet, a *cluster.API) {
 	fs.DurationVar(&a.Limits.RequestTime, "request-timeout", time.Minute, "Time that requests may take which are not long-running.")
 	fs.DurationVar(&a.ShutdownDelay, "shutdown-delay-duration", 0, "Time for which the server serves on, but says that it is not ready, before it shuts down.")
 	fs.StringVar(&a.Kubeconfig, "kubeconfig", "", "File to write the way to reach the API server to (default <data-dir>/kubeconfig).")
+	settingFlags(fs, &a.Settings)
+}
+
+// settingFlags have the names that they have in kube-apiserver.
+func settingFlags(fs *pflag.FlagSet, s *cluster.Settings) {
+	fs.StringVar(&s.Audit.PolicyFile, "audit-policy-file", "", "File with the audit policy: what the audit log has in it.")
+	fs.StringVar(&s.Audit.LogPath, "audit-log-path", "", "File to write the audit log to; '-' is the standard output.")
+	fs.IntVar(&s.Audit.MaxSize, "audit-log-maxsize", 0, "Size in megabytes at which a file of the audit log is rotated; 0: never.")
+	fs.IntVar(&s.Audit.MaxAge, "audit-log-maxage", 0, "Days for which rotated files of the audit log are kept; 0: for ever.")
+	fs.IntVar(&s.Audit.MaxBackups, "audit-log-maxbackup", 0, "Number of rotated files of the audit log that are kept; 0: all.")
+	fs.StringVar(&s.EncryptionProviderConfig, "encryption-provider-config", "", "File with an EncryptionConfiguration: which resources are encrypted in the store, and how.")
+	fs.StringVar(&s.TokenAuthFile, "token-auth-file", "", `File with fixed bearer tokens, a line each: token,user,uid,"group1,group2".`)
+	fs.StringVar(&s.ServiceAccountIssuer, "service-account-issuer", "", "Issuer of service account tokens, a URL (default https://kubernetes.default.svc.cluster.local).")
+	fs.StringVar(&s.ServiceClusterIPRange, "service-cluster-ip-range", "", "Addresses of services in CIDR form, one range or one of each family with a comma between (default 10.96.0.0/16).")
+	fs.StringVar(&s.ServiceNodePortRange, "service-node-port-range", "", "Ports of services on nodes (default 30000-32767).")
+	fs.StringVar(&s.TLSCertFile, "tls-cert-file", "", "Certificate to serve HTTPS with, followed by its chain (default: one that the cluster's authority signs).")
+	fs.StringVar(&s.TLSPrivateKeyFile, "tls-private-key-file", "", "Key of tls-cert-file.")
+	fs.StringVar(&s.ClientCAFile, "client-ca-file", "", "Authorities of client certificates, beside the cluster's own.")
 }
 
 // logFlags are the flags about logging.

@@ -150,7 +150,10 @@ func (a *API) handlers(tokens identity.TokenAuthenticator, authorizer rights.Aut
 	if err != nil {
 		return nil, err
 	}
-	fail := func(w http.ResponseWriter, _ *http.Request, err error) { Fail(w, nil, err) }
+	fail := func(w http.ResponseWriter, r *http.Request, err error) {
+		refused(r.Context(), err)
+		Fail(w, nil, err)
+	}
 	var authenticators []identity.Authenticator
 	if a.cfg.ClientCAs != nil {
 		authenticators = append(authenticators, identity.NewCertificates(a.cfg.ClientCAs, a.cfg.Clock))

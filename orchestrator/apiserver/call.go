@@ -111,6 +111,7 @@ func (c *call) item(code int, it *objectstore.Item) error {
 	if err != nil {
 		return err
 	}
+	c.answered(it)
 	return c.write(code, b)
 }
 
@@ -120,6 +121,7 @@ func (c *call) any(code int, o runtime.Object) error {
 	if err != nil {
 		return err
 	}
+	c.answeredAny(o)
 	return c.write(code, b)
 }
 

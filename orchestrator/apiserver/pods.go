@@ -37,6 +37,7 @@ func (c *call) posted(gvk schema.GroupVersionKind, into runtime.Object) (*verbs.
 		return nil, err
 	}
 	c.warnAll(warnings)
+	c.asked(gvk, into)
 	return c.target(&o, o.FieldManager, o.FieldValidation, o.DryRun)
 }
 

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/keelson-io/keelson/orchestrator/apiserver/audit"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/media"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/patch"
 	"github.com/keelson-io/keelson/orchestrator/objectstore"
@@ -88,6 +89,7 @@ func (c *call) list() error {
 }
 
 func (c *call) page(p *objectstore.Page) error {
+	c.answeredList(p)
 	out := c.begin(http.StatusOK, len(p.Items)*aboutSize)
 	if err := c.format.List(out, c.res.Kind, p, c.shown); err != nil {
 		return errAborted // half an answer is there: only the end of the connection tells
@@ -112,6 +114,7 @@ func (c *call) create() error {
 	if err != nil {
 		return err
 	}
+	c.asked(c.res.Kind.GroupVersionKind, obj)
 	t, err := c.target(&o, o.FieldManager, o.FieldValidation, o.DryRun)
 	if err != nil {
 		return err
@@ -143,6 +146,7 @@ func (c *call) update() error {
 	if err != nil {
 		return err
 	}
+	c.asked(c.res.Kind.GroupVersionKind, obj)
 	t, err := c.target(&o, o.FieldManager, o.FieldValidation, o.DryRun)
 	if err != nil {
 		return err
@@ -182,6 +186,7 @@ func (c *call) patch() error {
 	if kind == types.ApplyPatchType || kind == types.ApplyCBORPatchType {
 		t.Manager = o.FieldManager
 	}
+	audit.FromContext(c.ctx()).RequestPatch(body)
 	it, created, err := c.res.Patch(c.ctx(), t, kind, body, o.Force != nil && *o.Force)
 	if err != nil {
 		return err
@@ -201,6 +206,7 @@ func (c *call) deleteOptions() (*metav1.DeleteOptions, error) {
 	if _, err := media.DecodeInto(body, c.r.Header.Get("Content-Type"), metav1.SchemeGroupVersion.WithKind("DeleteOptions"), o, ""); err != nil {
 		return nil, err
 	}
+	c.asked(metav1.SchemeGroupVersion.WithKind("DeleteOptions"), o)
 	return o, media.Invalid("DeleteOptions", validation.ValidateDeleteOptions(o))
 }
 

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/keelson-io/keelson/orchestrator/apiserver/audit"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/media"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/patch"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/verbs"
@@ -72,6 +73,7 @@ func (c *call) updateScale() error {
 		return err
 	}
 	c.warnAll(warnings)
+	c.asked(scaleKind().GroupVersionKind, wanted)
 	t, err := c.target(&o, o.FieldManager, o.FieldValidation, o.DryRun)
 	if err != nil {
 		return err
@@ -99,6 +101,7 @@ func (c *call) patchScale() error {
 	if kind == types.ApplyPatchType {
 		kind = types.MergePatchType // a Scale has nothing but fields of one value
 	}
+	audit.FromContext(c.ctx()).RequestPatch(body)
 	p := patch.New(scaleKind(), nil)
 	return c.setScale(t, func(now *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
 		out, warnings, err := p.Apply(c.ctx(), now, body, verbs.PatchOptions{Type: kind, Manager: t.Manager, Validation: t.Validation})

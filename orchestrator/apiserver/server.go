@@ -160,6 +160,7 @@ func (c *call) fail(err error) {
 	if c.ctx().Err() != nil && !errors.Is(err, context.DeadlineExceeded) {
 		c.s.logger.Debug("the client went away", zap.String("path", c.r.URL.Path), zap.Error(err))
 	}
+	refused(c.ctx(), err)
 	Fail(c.w, c.format, err)
 }
 

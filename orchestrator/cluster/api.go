@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -45,19 +47,18 @@ type API struct {
 	// ShutdownDelay is how long it serves on while it says that it is not ready, so that balancers send nobody any more.
 	ShutdownDelay time.Duration
 	// Limits bound what requests may take; zero ones are the defaults.
-	Limits apiserver.Limits
-	Logger *zap.Logger
+	Limits   apiserver.Limits
+	Settings Settings
+	Logger   *zap.Logger
 }
 
 // compactEvery is how long old revisions are kept in the store, at least.
 const compactEvery = 5 * time.Minute
 
-// issuer is who makes service account tokens, as the tokens say.
-const issuer = "https://kubernetes.default.svc.cluster.local"
-
 // apiServer is a running API server.
 type apiServer struct {
 	cfg    API
+	set    *settings
 	lg     *zap.Logger
 	pki    *pki.Store
 	client *client.Client
@@ -81,6 +82,9 @@ func startAPI(ctx context.Context, cfg API) (s *apiServer, err error) {
 			err = errors.Join(err, s.close())
 		}
 	}()
+	if s.set, err = cfg.Settings.read(); err != nil {
+		return s, err
+	}
 	if s.pki, err = pki.Open(filepath.Join(cfg.DataDir, "pki"), time.Now); err != nil {
 		return s, err
 	}
@@ -142,7 +146,9 @@ func keyring(p *pki.Store) (*identity.Keyring, error) {
 // build makes the parts of the server.
 func (s *apiServer) build() error {
 	s.registry = newRegistry()
-	s.store = objectstore.New(objectstore.Config{Client: s.client, CompactEvery: compactEvery, Logger: s.lg, Registerer: s.registry})
+	s.store = objectstore.New(objectstore.Config{
+		Client: s.client, Transformer: s.set.transformers, CompactEvery: compactEvery, Logger: s.lg, Registerer: s.registry,
+	})
 	keys, err := keyring(s.pki)
 	if err != nil {
 		return err
@@ -151,12 +157,28 @@ func (s *apiServer) build() error {
 	secret := make([]byte, 16)
 	_, _ = rand.Read(secret) // never fails
 	s.token = hex.EncodeToString(secret)
-	s.api, err = apiserver.New(apiserver.Config{
-		Kinds: kinds.Builtin(), Store: s.store, ClientCAs: s.pki.Pool(), Keys: keys, Issuer: issuer, Address: s.listen.Addr().String(),
-		Tokens: map[string]request.User{s.token: {Name: "system:keelson", Groups: []string{"system:masters"}}},
+	tokens := map[string]request.User{s.token: {Name: "system:keelson", Groups: []string{"system:masters"}}}
+	maps.Copy(tokens, s.set.tokens)
+	clients := s.pki.Pool().Clone()
+	clients.AppendCertsFromPEM(s.set.clientCAs)
+	cfg := apiserver.Config{
+		Kinds: kinds.Builtin(), Store: s.store, ClientCAs: clients, Keys: keys, Issuer: s.set.issuer, Address: s.listen.Addr().String(),
+		Tokens: tokens, ServiceRanges: s.set.ranges, NodePorts: s.set.ports, AuditPolicy: s.set.auditPolicy,
 		Limits: s.cfg.Limits, Clock: clock.Real, Logger: s.lg, Registry: s.registry,
-	})
+	}
+	if s.set.auditLog != nil {
+		cfg.AuditLog = s.set.auditLog
+	}
+	s.api, err = apiserver.New(cfg)
 	return err
+}
+
+// certificate is what the server shows to its clients.
+func (s *apiServer) certificate() (tls.Certificate, error) {
+	if s.set.serving != nil {
+		return *s.set.serving, nil
+	}
+	return s.pki.Server("apiserver", s.hosts()...)
 }
 
 // maxStreams is how many requests one connection may carry at a time: controllers have a watch for every kind.
@@ -164,7 +186,7 @@ const maxStreams = 1000
 
 // run starts to serve, and waits until the server is ready.
 func (s *apiServer) run(ctx context.Context) error {
-	cert, err := s.pki.Server("apiserver", s.hosts()...)
+	cert, err := s.certificate()
 	if err != nil {
 		return err
 	}
@@ -200,7 +222,10 @@ func (s *apiServer) run(ctx context.Context) error {
 
 // hosts are the names and addresses in the server's certificate.
 func (s *apiServer) hosts() []string {
-	hosts := []string{"localhost", "127.0.0.1", "::1", "10.96.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}
+	hosts := []string{"localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}
+	for _, r := range s.set.ranges {
+		hosts = append(hosts, r.Addr().Next().String()) // of the service kubernetes
+	}
 	if name, err := os.Hostname(); err == nil {
 		hosts = append(hosts, name)
 	}
@@ -237,7 +262,7 @@ func (s *apiServer) writeKubeconfig() error {
 	if err != nil {
 		return err
 	}
-	return WriteKubeconfig(s.kubeconfig(), s.url(), s.pki.CA(), cert, key)
+	return WriteKubeconfig(s.kubeconfig(), s.url(), slices.Concat(s.pki.CA(), s.set.servingPEM), cert, key)
 }
 
 func (s *apiServer) kubeconfig() string {
@@ -287,7 +312,7 @@ func (s *apiServer) close() error {
 	if s.client != nil {
 		errs = append(errs, s.client.Close())
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, s.set.close())...)
 }
 
 // quiet logs what net/http has to say about clients that do not speak TLS, and the like.
