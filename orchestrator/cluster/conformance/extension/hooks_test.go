@@ -10,7 +10,6 @@ import (
 	"github.com/stretchr/testify/require"
 	registration "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -30,13 +29,6 @@ const (
 func poll(t *testing.T, ctx context.Context, done func() (bool, error)) {
 	t.Helper()
 	require.NoError(t, wait.PollUntilContextTimeout(ctx, tick, limit, true, func(context.Context) (bool, error) { return done() }))
-}
-
-func ignoreNotFound(err error) error {
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	return err
 }
 
 // isDenied says whether a webhook has denied a request. Other errors stay.
@@ -59,26 +51,32 @@ type hooks struct {
 }
 
 func newHooks(t *testing.T, e *conformance.Env) *hooks {
-	h := &hooks{Env: e, t: t, server: serveWebhooks(t), label: e.NS, markers: e.Namespace(t)}
-	poll(t, e.Ctx, func() (bool, error) { // pods need it
-		_, err := e.Client.CoreV1().ServiceAccounts(e.NS).Get(e.Ctx, "default", metav1.GetOptions{})
-		return err == nil, ignoreNotFound(err)
-	})
+	h := &hooks{Env: e, t: t, server: serveWebhooks(t), label: e.NS}
 	h.mark(h.NS, h.label)
-	h.mark(h.markers, h.label+"-markers")
+	h.markers = h.namespace(h.label + "-markers") // who sees it sees the label before it
 	return h
 }
 
-// mark gives a namespace labels whose value is "true".
-func (h *hooks) mark(namespace string, keys ...string) {
-	labels := map[string]string{}
-	for _, key := range keys {
-		labels[key] = "true"
-	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": labels}})
+// mark gives a namespace a label whose value is "true".
+func (h *hooks) mark(namespace, key string) {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": map[string]string{key: "true"}}})
 	require.NoError(h.t, err)
 	_, err = h.Client.CoreV1().Namespaces().Patch(h.Ctx, namespace, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
 	require.NoError(h.t, err)
+}
+
+// namespace makes one more namespace, which has labels from the beginning: admission may see a change of labels late.
+func (h *hooks) namespace(keys ...string) string {
+	h.t.Helper()
+	o := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-", Labels: map[string]string{}}}
+	for _, key := range keys {
+		o.Labels[key] = "true"
+	}
+	c := h.Client.CoreV1().Namespaces()
+	made, err := c.Create(h.Ctx, o, metav1.CreateOptions{})
+	require.NoError(h.t, err)
+	h.t.Cleanup(func() { _ = c.Delete(context.Background(), made.Name, metav1.DeleteOptions{}) })
+	return made.Name
 }
 
 func (h *hooks) configMaps() corev1client.ConfigMapInterface {

@@ -76,8 +76,7 @@ func denyPodsAndConfigMaps(t *testing.T, e *conformance.Env) {
 	require.NoError(t, err)
 	require.Equal(t, good, unchanged)
 
-	skipped := e.Namespace(t)
-	h.mark(skipped, h.label, skipping)
+	skipped := h.namespace(h.label, skipping)
 	_, err = e.Client.CoreV1().ConfigMaps(skipped).Create(e.Ctx, badConfigMap("disallowed"), metav1.CreateOptions{})
 	require.NoError(t, err)
 }
@@ -190,8 +189,7 @@ func failClosed(t *testing.T, e *conformance.Env) {
 	w.ClientConfig.CABundle, w.FailurePolicy = nil, ptr.To(registration.Fail)
 	w.NamespaceSelector.MatchLabels["fail-closed-webhook"] = "true"
 	h.validate("", w)
-	failing := e.Namespace(t)
-	h.mark(failing, h.label, "fail-closed-webhook")
+	failing := h.namespace(h.label, "fail-closed-webhook")
 	_, err := e.Client.CoreV1().ConfigMaps(failing).Create(e.Ctx, configMap("foo", nil), metav1.CreateOptions{})
 	require.True(t, apierrors.IsInternalError(err), err)
 	_, err = h.configMaps().Create(e.Ctx, configMap("foo", nil), metav1.CreateOptions{})
