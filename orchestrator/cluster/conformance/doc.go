@@ -6,6 +6,9 @@
 // that was built. Behaviours run in parallel, each in a namespace of its own; those whose names say [Serial] or [Disruptive]
 // run alone, after the others.
 //
+// Until, Observe, Update and their kin are the steps that many behaviours have in common, Operations what the API of every kind
+// can do.
+//
 // docs/conformance.md lists all names, and says of each whether it is held, and by which file. The package table compares it
 // with the literals; with -update it rewrites the table. The names of kubectl are in the module peers, which has the real
 // kubectl.

@@ -13,7 +13,7 @@ import (
 	"github.com/keelson-io/keelson/orchestrator/cluster/conformance"
 )
 
-func slices() conformance.Behaviours {
+func endpointSlices() conformance.Behaviours {
 	return conformance.Behaviours{
 		"EndpointSlice should create Endpoints and EndpointSlices for Pods matching a Service":                     slicesOfPods,
 		"EndpointSlice should create and delete EndpointSlices for a Service with a selector that matches no pods": slicesOfNoPods,

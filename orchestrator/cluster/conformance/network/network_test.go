@@ -12,7 +12,7 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	conformance.Test(t, apiServer(), endpoints(), slices(), services(), ingresses(), addresses())
+	conformance.Test(t, apiServer(), endpoints(), endpointSlices(), services(), ingresses(), addresses(), latency())
 }
 
 // create makes an object and requires that it could be made.
