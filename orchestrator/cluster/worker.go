@@ -2,20 +2,15 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/client-go/tools/leaderelection"
-	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/identity"
@@ -34,68 +29,6 @@ type Worker struct {
 	// MetricsAddress is where metrics and health are served over HTTP, as host:port; "": nowhere.
 	MetricsAddress string
 	Logger         *zap.Logger
-}
-
-// Times of the election: who does not renew its lease for leaseDuration has lost it.
-const (
-	leaseDuration = 15 * time.Second
-	renewDeadline = 10 * time.Second
-	retryPeriod   = 2 * time.Second
-)
-
-// systemNamespace has the leases.
-const systemNamespace = "kube-system"
-
-var errLeaseLost = errors.New("cluster: the lease was lost to another process")
-
-// lead runs something while this process holds the lease of a name. The lease of a process that is gone in order is given
-// back, and one that was never held is taken at once. An API server that cannot be reached is tried again.
-func lead(ctx context.Context, c kubernetes.Interface, name string, r prometheus.Registerer, lg *zap.Logger, run func(ctx context.Context) error) error {
-	leads := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "leader_election_master_status", Help: "1 if this process holds the lease of the name, 0 if it waits for it.", ConstLabels: prometheus.Labels{"name": name},
-	})
-	if err := r.Register(leads); err != nil {
-		return fmt.Errorf("cluster: metrics: %w", err)
-	}
-	host, err := os.Hostname()
-	if err != nil {
-		return fmt.Errorf("cluster: %w", err)
-	}
-	lock, err := resourcelock.New(resourcelock.LeasesResourceLock, systemNamespace, name, c.CoreV1(), c.CoordinationV1(),
-		resourcelock.ResourceLockConfig{Identity: host + "_" + uuid.NewString()})
-	if err != nil {
-		return fmt.Errorf("cluster: %w", err)
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var result error
-	done, began := make(chan struct{}), false
-	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock: lock, Name: name, LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod, ReleaseOnCancel: true,
-		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(ctx context.Context) {
-				began = true
-				defer close(done)
-				lg.Info("leads", zap.String("lease", name))
-				leads.Set(1)
-				result = run(ctx)
-				cancel()
-			},
-			OnStoppedLeading: func() { leads.Set(0) },
-		},
-	})
-	if err != nil {
-		return fmt.Errorf("cluster: %w", err)
-	}
-	outer := ctx
-	elector.Run(ctx)
-	if began {
-		<-done
-	}
-	if result == nil && outer.Err() == nil {
-		return errLeaseLost
-	}
-	return result
 }
 
 // config waits for the kubeconfig, and reads it.
