@@ -8,6 +8,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keelson-io/keelson/orchestrator/kinds"
 )
@@ -49,6 +50,20 @@ func TestNamespace(t *testing.T) {
 	require.NoError(t, err)
 	_, err = r.Get(t.Context(), "", o.Name, "")
 	require.True(t, apierrors.IsNotFound(err), "%v", err)
+}
+
+// TestObjectsInNoNamespace applies a namespace, as requests about one do: they name it twice. A namespace in the body of an object
+// that is in none is ignored.
+func TestObjectsInNoNamespace(t *testing.T) {
+	r := start(t, builtin(t, "Namespace"))
+	for _, body := range []string{`{}`, `{"metadata":{"namespace":"other"}}`} {
+		item, _, err := r.Patch(t.Context(), &Target{Namespace: "a", Name: "a"}, types.ApplyPatchType, []byte(body), false)
+		require.NoError(t, err, body)
+		require.Empty(t, item.Object.GetNamespace())
+	}
+	item, err := r.Create(t.Context(), &Target{}, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "b", Namespace: "other"}})
+	require.NoError(t, err)
+	require.Empty(t, item.Object.GetNamespace())
 }
 
 // TestStatusAtCreation registers a node as its agent does: with its status.

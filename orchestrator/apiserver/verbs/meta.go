@@ -36,11 +36,16 @@ func generateName(prefix string) string {
 	return string(b)
 }
 
-// namespaceMatches puts an object into the namespace of the request, or says that it names another one.
+// namespaceMatches puts an object into the namespace of the request, or says that it names another one. Objects in no namespace
+// may name any.
 func namespaceMatches(k *kinds.Kind, o kinds.Object, namespace string) error {
 	switch {
-	case !k.Namespaced && o.GetNamespace() == "", o.GetNamespace() == namespace:
-	case k.Namespaced && o.GetNamespace() == "":
+	case !k.Namespaced:
+		if o.GetNamespace() != "" {
+			o.SetNamespace("")
+		}
+	case o.GetNamespace() == namespace:
+	case o.GetNamespace() == "":
 		o.SetNamespace(namespace)
 	default:
 		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")

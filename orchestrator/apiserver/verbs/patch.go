@@ -22,7 +22,9 @@ func (r *Resource) Patch(ctx context.Context, t *Target, kind types.PatchType, b
 	empty := r.Kind.New()
 	empty.GetObjectKind().SetGroupVersionKind(r.Kind.GroupVersionKind)
 	empty.SetName(t.Name)
-	empty.SetNamespace(t.Namespace)
+	if r.Kind.Namespaced { // a request about a namespace names that
+		empty.SetNamespace(t.Namespace)
+	}
 	made, warnings, err := r.Patcher.Apply(ctx, empty, body, o)
 	if err != nil {
 		return nil, false, err
