@@ -48,6 +48,7 @@ func TestExplain(t *testing.T) {
 		"selector\t<LabelSelector> -required-", "containers\t<[]Container> -required-", "limits\t<map[string]Quantity>", "status\t<DeploymentStatus>", "updatedReplicas\t<integer>")
 	require.Greater(t, strings.Count(all, "\n"), 900)
 	k.holds("explain cronjob --api-version=batch/v1", "KIND: CronJob", "spec\t<CronJobSpec> -required-")
+	k.holds("explain pod.spec.containers.imagePullPolicy", "FIELD: imagePullPolicy <string>", "ENUM:", "Always", "IfNotPresent", "Never")
 	k.holds("explain pods --output=plaintext-openapiv2", "KIND: Pod", "spec\t<Object>")
 	k.fails(`the server doesn't have a resource type "nope"`, "explain nope")
 	_, errs, code := k.run("", "explain pod.spec.nope")

@@ -60,6 +60,7 @@ func newTypes() (*types, error) {
 	return &types{
 		known:      generated.GetOpenAPIDefinitions(func(name string) spec.Ref { return spec.MustCreateRef(refPrefix + name) }),
 		exceptions: exceptions(),
+		enums:      enums(),
 		merge:      (*merge.Schema)(value.Schema()),
 		result:     map[string]common.OpenAPIDefinition{},
 	}, nil

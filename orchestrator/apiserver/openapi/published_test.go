@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -79,6 +80,29 @@ func signature(s spec.Schema) string {
 		kind += " of " + signature(*s.AdditionalProperties.Schema)
 	}
 	return kind
+}
+
+// Every line of enums.txt is about strings that there are, and the values are in the schema.
+func TestEnums(t *testing.T) {
+	ts := everything(t)
+	require.Greater(t, len(ts.enums), 140)
+	for property, values := range ts.enums {
+		i := strings.LastIndex(property, ".")
+		model, name := property[:i], property[i+1:]
+		p, ok := ts.result[model].Schema.Properties[name]
+		if !assert.True(t, ok, property) {
+			continue
+		}
+		if p.Items != nil {
+			p = *p.Items.Schema
+		} else if p.AdditionalProperties != nil {
+			p = *p.AdditionalProperties.Schema
+		}
+		require.Equal(t, spec.StringOrArray{"string"}, p.Type, property)
+		require.Equal(t, values, p.Enum, property)
+	}
+	pull := ts.version3()["io.k8s.api.core.v1.Container"].Properties["imagePullPolicy"]
+	require.Equal(t, []any{"Always", "IfNotPresent", "Never"}, pull.Enum)
 }
 
 // Every line of required.txt is about a property that there is, and says what the tags do not say.

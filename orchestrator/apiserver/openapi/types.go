@@ -1,7 +1,7 @@
 package openapi
 
 import (
-	_ "embed" // required.txt
+	_ "embed" // required.txt, enums.txt
 	"fmt"
 	"reflect"
 	"strings"
@@ -24,6 +24,7 @@ const refPrefix = "#/definitions/"
 type types struct {
 	// exceptions say whether a property ("<type>.<property>") is required, where the tags are wrong.
 	exceptions map[string]bool
+	enums      map[string][]any // the values that a property may have
 	known      map[string]common.OpenAPIDefinition
 	merge      *schema.Schema
 	result     map[string]common.OpenAPIDefinition
@@ -140,6 +141,7 @@ func (ts *types) fields(t reflect.Type, model string, shape *schema.Map, s *spec
 		}
 		p := ts.property(f, options)
 		p.Description = texts[name]
+		enumerated(&p, ts.enums[model+"."+name])
 		if field, ok := found(shape, name); ok {
 			merged(&p, field)
 		} else if p.Type.Contains("array") && name != "items" {
@@ -180,6 +182,35 @@ func exceptions() map[string]bool {
 		}
 	}
 	return all
+}
+
+//go:embed enums.txt
+var enumsText string
+
+// enums reads enums.txt.
+func enums() map[string][]any {
+	all := map[string][]any{}
+	for line := range strings.Lines(enumsText) {
+		if property, values, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " "); ok && property != "#" {
+			for v := range strings.SplitSeq(values, "|") {
+				all[property] = append(all[property], v)
+			}
+		}
+	}
+	return all
+}
+
+// enumerated says which values a property may have, or its elements.
+func enumerated(p *spec.Schema, values []any) {
+	switch {
+	case values == nil:
+	case p.Items != nil:
+		p.Items.Schema.Enum = values
+	case p.AdditionalProperties != nil:
+		p.AdditionalProperties.Schema.Enum = values
+	default:
+		p.Enum = values
+	}
 }
 
 func optional(options string) bool {
