@@ -6,12 +6,10 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/utils/ptr"
 
 	"github.com/keelson-io/keelson/orchestrator/kinds"
 )
@@ -39,8 +37,8 @@ func priorityClasses() []kinds.Object {
 // ownName is the name of the service that leads to the API server, in the namespace default.
 const ownName = "kubernetes"
 
-// ownService is the service by which pods reach the API server: the first address of the services' range. Its endpoint is left
-// out if the server cannot be reached from other machines.
+// ownService is the service by which pods reach the API server: the first address of the services' range. Its endpoints are
+// kept by package advertise.
 func (a *API) ownService() []kinds.Object {
 	cidrs := make([]string, len(a.cfg.ServiceRanges))
 	for i, r := range a.cfg.ServiceRanges {
@@ -48,8 +46,8 @@ func (a *API) ownService() []kinds.Object {
 	}
 	labels := map[string]string{"component": "apiserver", "provider": "kubernetes"}
 	meta := metav1.ObjectMeta{Name: ownName, Namespace: metav1.NamespaceDefault, Labels: labels}
-	host, port := a.endpoint()
-	out := []kinds.Object{
+	_, port := a.endpoint()
+	return []kinds.Object{
 		&networkingv1.ServiceCIDR{TypeMeta: metav1.TypeMeta{Kind: "ServiceCIDR", APIVersion: "networking.k8s.io/v1"},
 			ObjectMeta: metav1.ObjectMeta{Name: ownName}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: cidrs}},
 		&corev1.Service{TypeMeta: metav1.TypeMeta{Kind: "Service", APIVersion: "v1"}, ObjectMeta: meta, Spec: corev1.ServiceSpec{
@@ -57,23 +55,6 @@ func (a *API) ownService() []kinds.Object {
 			Ports: []corev1.ServicePort{{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(port)}},
 		}},
 	}
-	if !host.IsValid() {
-		return out
-	}
-	mirrored := meta
-	mirrored.Labels = map[string]string{discoveryv1.LabelServiceName: ownName, "endpointslice.kubernetes.io/skip-mirror": "true"}
-	kind := discoveryv1.AddressTypeIPv4
-	if host.Is6() {
-		kind = discoveryv1.AddressTypeIPv6
-	}
-	return append(out,
-		&corev1.Endpoints{TypeMeta: metav1.TypeMeta{Kind: "Endpoints", APIVersion: "v1"}, ObjectMeta: mirrored, Subsets: []corev1.EndpointSubset{{
-			Addresses: []corev1.EndpointAddress{{IP: host.String()}}, Ports: []corev1.EndpointPort{{Name: "https", Port: port, Protocol: corev1.ProtocolTCP}},
-		}}},
-		&discoveryv1.EndpointSlice{TypeMeta: metav1.TypeMeta{Kind: "EndpointSlice", APIVersion: "discovery.k8s.io/v1"}, ObjectMeta: mirrored, AddressType: kind,
-			Endpoints: []discoveryv1.Endpoint{{Addresses: []string{host.String()}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}},
-			Ports:     []discoveryv1.EndpointPort{{Name: ptr.To("https"), Port: &port, Protocol: ptr.To(corev1.ProtocolTCP)}},
-		})
 }
 
 // endpoint is where pods reach the server. The address is the zero one if it is a loopback address.

@@ -9,6 +9,7 @@ import (
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keelson-io/keelson/orchestrator/apiserver/fairness"
@@ -30,20 +31,11 @@ const (
 )
 
 // ownTarget is a write of the server itself.
-func ownTarget(manager, name string, options any) *verbs.Target {
-	t := &verbs.Target{
-		Name: name, Manager: manager, User: &request.User{Name: "system:apiserver", Groups: []string{rights.Masters}},
-		Warn: func(string) {}, Annotate: func(string, string) {},
+func ownTarget(manager, namespace, name string, options runtime.Object) *verbs.Target {
+	return &verbs.Target{
+		Namespace: namespace, Name: name, Manager: manager, User: &request.User{Name: "system:apiserver", Groups: []string{rights.Masters}},
+		Options: options, Warn: func(string) {}, Annotate: func(string, string) {},
 	}
-	switch o := options.(type) {
-	case *metav1.CreateOptions:
-		t.Options = o
-	case *metav1.UpdateOptions:
-		t.Options = o
-	case *metav1.PatchOptions:
-		t.Options = o
-	}
-	return t
 }
 
 // keepFlow keeps the default objects of flow control, and the conditions of flow schemas, until the context ends.
@@ -85,7 +77,7 @@ func (a *API) flowRound(ctx context.Context) error {
 			gvk.Kind = "FlowSchema"
 		}
 		uid := o.GetUID()
-		_, _, err := a.resourceOf(gvk).Delete(ctx, ownTarget(flowProducer, o.GetName(), nil), &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+		_, _, err := a.resourceOf(gvk).Delete(ctx, ownTarget(flowProducer, "", o.GetName(), nil), &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
 		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 			return err
 		}
@@ -106,7 +98,7 @@ func (a *API) ensureFlow(ctx context.Context, d fairness.Default) error {
 	}
 	it, err := res.Get(ctx, "", d.GetName(), "0")
 	if apierrors.IsNotFound(err) {
-		_, err = res.Create(ctx, ownTarget(flowProducer, d.GetName(), &metav1.CreateOptions{}), d.DeepCopyObject().(kinds.Object))
+		_, err = res.Create(ctx, ownTarget(flowProducer, "", d.GetName(), &metav1.CreateOptions{}), d.DeepCopyObject().(kinds.Object))
 		if apierrors.IsAlreadyExists(err) {
 			return nil // another API server was faster, or the cache is behind
 		}
@@ -119,7 +111,7 @@ func (a *API) ensureFlow(ctx context.Context, d fairness.Default) error {
 	if next == nil {
 		return nil
 	}
-	_, _, err = res.Update(ctx, ownTarget(flowProducer, d.GetName(), &metav1.UpdateOptions{}), next)
+	_, _, err = res.Update(ctx, ownTarget(flowProducer, "", d.GetName(), &metav1.UpdateOptions{}), next)
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		return nil // its change comes yet
 	}
@@ -139,7 +131,7 @@ func (a *API) setDangling(ctx context.Context, d fairness.Dangling) error {
 	if res == nil {
 		return nil // not served
 	}
-	t := ownTarget(flowConsumer, d.Schema, &metav1.PatchOptions{})
+	t := ownTarget(flowConsumer, "", d.Schema, &metav1.PatchOptions{})
 	t.Subresource = "status"
 	_, _, err = res.Patch(ctx, t, types.ApplyPatchType, body, true)
 	return err

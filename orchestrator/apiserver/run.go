@@ -13,8 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/keelson-io/keelson/orchestrator/apiserver/advertise"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/fairness"
-	"github.com/keelson-io/keelson/orchestrator/apiserver/request"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/rights"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/verbs"
 	"github.com/keelson-io/keelson/orchestrator/kinds"
@@ -36,6 +36,10 @@ func (a *API) Run(ctx context.Context, started func()) error {
 	}
 	a.stages.done(stageBootstrap)
 	wg.Go(func() { a.services.Run(ctx) })
+	if address, port := a.endpoint(); address.IsValid() {
+		s := advertise.New(advertise.Config{Store: a.cfg.Store, Address: address, Port: port, Write: a.write, Clock: a.cfg.Clock, Logger: a.cfg.Logger})
+		wg.Go(func() { s.Run(ctx) })
+	}
 	for stage, done := range map[string]<-chan struct{}{stageInformers: synced, stageDefinitions: a.custom.manager.Ready()} {
 		select {
 		case <-done:
@@ -117,6 +121,34 @@ func (a *API) bootstrap(ctx context.Context) error {
 	return g.Wait()
 }
 
+// write creates an object, or has set change the one that there is, and stores it if set says that it did.
+func (a *API) write(ctx context.Context, o kinds.Object, set func(existing kinds.Object) bool) error {
+	res := a.resourceOf(o.GetObjectKind().GroupVersionKind())
+	if res == nil {
+		return nil // not served
+	}
+	t := ownTarget("keelson", o.GetNamespace(), o.GetName(), nil)
+	it, err := res.Get(ctx, t.Namespace, t.Name, "")
+	switch {
+	case apierrors.IsNotFound(err):
+		t.Options = &metav1.CreateOptions{}
+		_, err = res.Create(ctx, t, o)
+		return err
+	case err != nil:
+		return err
+	}
+	if !set(it.Object.DeepCopyObject().(kinds.Object)) {
+		return nil
+	}
+	t.Options = &metav1.UpdateOptions{}
+	_, err = res.Change(ctx, t, func(current kinds.Object) (kinds.Object, error) {
+		c := current.DeepCopyObject().(kinds.Object)
+		set(c)
+		return c, nil
+	})
+	return err
+}
+
 // ensure creates an object that is not there, and reconciles roles and bindings.
 func (a *API) ensure(ctx context.Context, o kinds.Object) error {
 	gvk := o.GetObjectKind().GroupVersionKind()
@@ -124,10 +156,7 @@ func (a *API) ensure(ctx context.Context, o kinds.Object) error {
 	if res == nil {
 		return nil // not served
 	}
-	t := &verbs.Target{
-		Namespace: o.GetNamespace(), Name: o.GetName(), Manager: "keelson", User: &request.User{Name: "system:apiserver", Groups: []string{rights.Masters}},
-		Warn: func(string) {}, Annotate: func(string, string) {},
-	}
+	t := ownTarget("keelson", o.GetNamespace(), o.GetName(), nil)
 	it, err := res.Get(ctx, t.Namespace, t.Name, "")
 	if apierrors.IsNotFound(err) {
 		created := *t

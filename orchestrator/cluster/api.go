@@ -40,6 +40,8 @@ type API struct {
 	// BindAddress and SecurePort are where it listens; port 0 is any free one.
 	BindAddress string
 	SecurePort  int
+	// AdvertiseAddress is the IP address by which pods reach it; "": BindAddress, or one of the machine's if that is unspecified.
+	AdvertiseAddress string
 	// Kubeconfig is the file into which the way to reach it is written, "" for <DataDir>/kubeconfig.
 	Kubeconfig string
 	// StoreEndpoints are client URLs of the store.
@@ -87,6 +89,9 @@ func startAPI(ctx context.Context, cfg API) (s *apiServer, err error) {
 	}
 	if s.pki, err = pki.Open(filepath.Join(cfg.DataDir, "pki"), time.Now); err != nil {
 		return s, err
+	}
+	if cfg.AdvertiseAddress != "" && net.ParseIP(cfg.AdvertiseAddress) == nil {
+		return s, fmt.Errorf("cluster: the advertise address %q is no IP address", cfg.AdvertiseAddress)
 	}
 	if s.listen, err = net.Listen("tcp", net.JoinHostPort(cfg.BindAddress, strconv.Itoa(cfg.SecurePort))); err != nil {
 		return s, fmt.Errorf("cluster: %w", err)
@@ -162,7 +167,7 @@ func (s *apiServer) build() error {
 	clients := s.pki.Pool().Clone()
 	clients.AppendCertsFromPEM(s.set.clientCAs)
 	cfg := apiserver.Config{
-		Kinds: kinds.Builtin(), Store: s.store, ClientCAs: clients, Keys: keys, Issuer: s.set.issuer, Address: s.listen.Addr().String(),
+		Kinds: kinds.Builtin(), Store: s.store, ClientCAs: clients, Keys: keys, Issuer: s.set.issuer, Address: s.advertised(),
 		Tokens: tokens, ServiceRanges: s.set.ranges, NodePorts: s.set.ports, AuditPolicy: s.set.auditPolicy,
 		Limits: s.cfg.Limits, Clock: clock.Real, Logger: s.lg, Registry: s.registry,
 	}
@@ -220,6 +225,32 @@ func (s *apiServer) run(ctx context.Context) error {
 	}
 }
 
+// advertised is where others reach the server, as host:port. With an unspecified bind address it is the machine's first address
+// that is neither loopback nor link-local.
+func (s *apiServer) advertised() string {
+	host, port, _ := net.SplitHostPort(s.listen.Addr().String())
+	if s.cfg.AdvertiseAddress != "" {
+		return net.JoinHostPort(s.cfg.AdvertiseAddress, port)
+	}
+	if ip := net.ParseIP(host); ip.IsUnspecified() {
+		if all := addresses(); len(all) > 0 {
+			host = all[0]
+		}
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// addresses are this machine's, without those that others cannot reach.
+func addresses() (out []string) {
+	all, _ := net.InterfaceAddrs() // without them there are none
+	for _, a := range all {
+		if n, ok := a.(*net.IPNet); ok && !n.IP.IsLoopback() && !n.IP.IsLinkLocalUnicast() {
+			out = append(out, n.IP.String())
+		}
+	}
+	return out
+}
+
 // hosts are the names and addresses in the server's certificate.
 func (s *apiServer) hosts() []string {
 	hosts := []string{"localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}
@@ -229,16 +260,14 @@ func (s *apiServer) hosts() []string {
 	if name, err := os.Hostname(); err == nil {
 		hosts = append(hosts, name)
 	}
+	if s.cfg.AdvertiseAddress != "" {
+		hosts = append(hosts, s.cfg.AdvertiseAddress)
+	}
 	ip := net.ParseIP(s.cfg.BindAddress)
 	switch {
 	case ip == nil || ip.IsLoopback():
 	case ip.IsUnspecified():
-		addrs, _ := net.InterfaceAddrs() // without them, those above are left
-		for _, a := range addrs {
-			if n, ok := a.(*net.IPNet); ok && !n.IP.IsLoopback() && !n.IP.IsLinkLocalUnicast() {
-				hosts = append(hosts, n.IP.String())
-			}
-		}
+		hosts = append(hosts, addresses()...)
 	default:
 		hosts = append(hosts, ip.String())
 	}

@@ -51,6 +51,11 @@ func Store(endpoints ...string) Option {
 	return func(o *cluster.Options) { o.StoreEndpoints = endpoints }
 }
 
+// Advertise makes the API server say that pods reach it by an address.
+func Advertise(address string) Option {
+	return func(o *cluster.Options) { o.AdvertiseAddress = address }
+}
+
 // DataDir makes the cluster use a directory, in which one ran before.
 func DataDir(dir string) Option { return func(o *cluster.Options) { o.DataDir = dir } }
 

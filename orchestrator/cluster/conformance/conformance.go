@@ -31,7 +31,10 @@ type Env struct {
 const patience = 3 * time.Minute
 
 // Test runs the behaviours of several literals on a cluster with its embedded store, and on one that uses the real etcd.
-func Test(t *testing.T, literals ...Behaviours) {
+func Test(t *testing.T, literals ...Behaviours) { TestWith(t, nil, literals...) }
+
+// TestWith is Test on clusters with options.
+func TestWith(t *testing.T, options []clustertest.Option, literals ...Behaviours) {
 	behaviours := Behaviours{}
 	for _, l := range literals {
 		for name, run := range l {
@@ -39,12 +42,12 @@ func Test(t *testing.T, literals ...Behaviours) {
 			behaviours[name] = run
 		}
 	}
-	t.Run("keelson", func(t *testing.T) { suite(t, clustertest.Start(t), behaviours) })
+	t.Run("keelson", func(t *testing.T) { suite(t, clustertest.Start(t, options...), behaviours) })
 	t.Run("etcd", func(t *testing.T) {
 		etcd := servertest.New(t, 1)
 		etcd.RunProgram(etcd.Members[0], servertest.Oracle(t, "etcd"))
 		etcd.WaitReady(etcd.Members...)
-		suite(t, clustertest.Start(t, clustertest.Store(etcd.Addrs()...)), behaviours)
+		suite(t, clustertest.Start(t, append(options, clustertest.Store(etcd.Addrs()...))...), behaviours)
 	})
 }
 
