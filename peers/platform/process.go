@@ -7,11 +7,12 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"time"
 )
 
-// Process is a running bin/keelson.
+// Process is a running program.
 type Process struct {
 	Log string // the file that has what it wrote
 
@@ -27,6 +28,19 @@ func Exec(log string, line func(string), args ...string) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	return run(program, log, line, args)
+}
+
+// ExecPeer starts a program below bin/peers, as Exec does.
+func ExecPeer(name, log string, args ...string) (*Process, error) {
+	program, err := Find(filepath.Join("peers", name), "make peers")
+	if err != nil {
+		return nil, err
+	}
+	return run(program, log, nil, args)
+}
+
+func run(program, log string, line func(string), args []string) (*Process, error) {
 	file, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err

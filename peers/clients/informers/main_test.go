@@ -56,9 +56,26 @@ func TestPlatformRestarts(t *testing.T) {
 // TestAPIServerRestarts restarts the API server alone: store and controllers go on.
 func TestAPIServerRestarts(t *testing.T) {
 	t.Parallel()
+	restartAPIServer(t, func(r *roles, args ...string) { r.exec(append([]string{"server"}, args...)...) })
+}
+
+// TestAPIServerRestartsOnEtcd does so with the real etcd as the store.
+func TestAPIServerRestartsOnEtcd(t *testing.T) {
+	t.Parallel()
+	restartAPIServer(t, func(r *roles, args ...string) {
+		p, err := platform.ExecPeer("etcd", r.file("etcd.log"), args...)
+		if errors.Is(err, platform.ErrMissing) && os.Getenv("KEELSON_REQUIRE_BINARIES") == "" {
+			t.Skip(err)
+		}
+		require.NoError(t, err)
+		r.endWithTest(p)
+	})
+}
+
+func restartAPIServer(t *testing.T, store func(r *roles, args ...string)) {
 	r := &roles{t: t, dir: t.TempDir(), port: freePort(t)}
 	client, peer := "http://127.0.0.1:"+strconv.Itoa(freePort(t)), "http://127.0.0.1:"+strconv.Itoa(freePort(t))
-	r.exec("server", "--name", "store", "--data-dir", r.file("store"), "--listen-client-urls", client, "--advertise-client-urls", client,
+	store(r, "--name", "store", "--data-dir", r.file("store"), "--listen-client-urls", client, "--advertise-client-urls", client,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "store="+peer)
 	api := []string{"apiserver", "--data-dir", r.file("data"), "--kubeconfig", r.file("kubeconfig"), "--secure-port", strconv.Itoa(r.port), "--store-endpoints", client}
 	p := r.exec(api...)
@@ -89,13 +106,17 @@ func (r *roles) exec(args ...string) *platform.Process {
 	r.t.Helper()
 	p, err := platform.Exec(r.file(args[0]+".log"), nil, args...)
 	require.NoError(r.t, err)
+	r.endWithTest(p)
+	return p
+}
+
+func (r *roles) endWithTest(p *platform.Process) {
 	r.t.Cleanup(func() {
 		_ = p.Kill() // it may have ended
 		if b, _ := os.ReadFile(p.Log); r.t.Failed() {
 			r.t.Logf("%s:\n%s", filepath.Base(p.Log), b[max(0, len(b)-4000):])
 		}
 	})
-	return p
 }
 
 // ready waits until the API server is.
