@@ -32,14 +32,15 @@ func (g *guard) Validate(ctx context.Context, a *admission.Attributes) error {
 	return g.Check(ctx, a.User, a.Namespace, o, old)
 }
 
-// restriction is the admission plugin that keeps kubelets to their own node and pods.
+// restriction is the admission plugin that keeps kubelets to their own node and pods. As in Kubernetes it looks at what was
+// asked for, before anything is filled in.
 type restriction struct {
 	objects    Objects
 	authorizer rights.Authorizer
 }
 
-// Validate implements admission.Validator.
-func (r *restriction) Validate(ctx context.Context, a *admission.Attributes) error {
+// Mutate implements admission.Mutator.
+func (r *restriction) Mutate(ctx context.Context, a *admission.Attributes) error {
 	check := rights.Restriction{Objects: byName{r.objects, ctx}, Authorizer: r.authorizer}
 	return check.Check(ctx, writeOf(a))
 }

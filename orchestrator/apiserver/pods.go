@@ -43,14 +43,19 @@ func (c *call) posted(gvk schema.GroupVersionKind, into runtime.Object) (*verbs.
 
 // admit asks admission about something that is not stored as it is.
 func (c *call) admit(t *verbs.Target, gvk schema.GroupVersionKind, o runtime.Object) error {
-	a := &admission.Attributes{
-		Operation: admission.Create, Kind: c.res.Kind, ObjectKind: gvk, Subresource: c.info.Subresource, Namespace: t.Namespace, Name: t.Name,
-		Object: o, Options: t.Options, DryRun: t.DryRun, User: t.User, Warn: t.Warn, Annotate: t.Annotate,
-	}
+	a := c.asking(t, gvk, o)
 	if err := c.res.Admission.Mutate(c.ctx(), a); err != nil {
 		return err
 	}
 	return c.res.Admission.Validate(c.ctx(), a)
+}
+
+// asking is what admission is asked about the creation of something that is not stored as it is.
+func (c *call) asking(t *verbs.Target, gvk schema.GroupVersionKind, o runtime.Object) *admission.Attributes {
+	return &admission.Attributes{
+		Operation: admission.Create, Kind: c.res.Kind, ObjectKind: gvk, Subresource: c.info.Subresource, Namespace: t.Namespace, Name: t.Name,
+		Object: o, Options: t.Options, DryRun: t.DryRun, User: t.User, Warn: t.Warn, Annotate: t.Annotate,
+	}
 }
 
 // created is the answer to something that was done.

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"errors"
 	"net/http"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -144,7 +145,16 @@ func (r *reviews) issue(c *call) error {
 	if err != nil {
 		return err
 	}
-	out, err := r.issuer.Request(c.ctx(), c.info.Namespace, c.info.Name, q, func(asked *authenticationv1.TokenRequest) error { return c.admit(t, gvk, asked) })
+	a := c.asking(t, gvk, q)
+	if err := c.res.Admission.Mutate(c.ctx(), a); err != nil { // before audiences are filled in
+		return err
+	}
+	if q, _ = a.Object.(*authenticationv1.TokenRequest); q == nil {
+		return apierrors.NewInternalError(errors.New("admission has made something else of a TokenRequest"))
+	}
+	out, err := r.issuer.Request(c.ctx(), c.info.Namespace, c.info.Name, q, func(asked *authenticationv1.TokenRequest) error {
+		return c.res.Admission.Validate(c.ctx(), c.asking(t, gvk, asked))
+	})
 	if err != nil {
 		return err
 	}

@@ -283,6 +283,9 @@ func (s *apiServer) url() string {
 	return "https://" + net.JoinHostPort(host, port)
 }
 
+// authorities are what clients know the server by, in PEM. A certificate that somebody else signed is known by itself.
+func (s *apiServer) authorities() []byte { return slices.Concat(s.pki.CA(), s.set.servingPEM) }
+
 func (s *apiServer) writeKubeconfig() error {
 	if _, err := s.pki.Client("admin", "kubernetes-admin", "system:masters"); err != nil {
 		return err
@@ -291,7 +294,7 @@ func (s *apiServer) writeKubeconfig() error {
 	if err != nil {
 		return err
 	}
-	return WriteKubeconfig(s.kubeconfig(), s.url(), slices.Concat(s.pki.CA(), s.set.servingPEM), cert, key)
+	return WriteKubeconfig(s.kubeconfig(), s.url(), s.authorities(), cert, key)
 }
 
 func (s *apiServer) kubeconfig() string {

@@ -78,7 +78,7 @@ func (o *Options) work(ctx context.Context, s *apiServer, p *progress) error {
 	})
 	started, registered := make(chan struct{}), make(chan struct{})
 	g.Go(func() error {
-		cfg := Control{CA: s.pki.CA(), Signer: s.pki, Tokens: s.tokens, PodRange: netip.MustParsePrefix(podRange), Disruption: controllers.DefaultDisruption(), Registerer: s.registry, Logger: o.Logger.Named("controllers")}
+		cfg := Control{CA: s.authorities(), Signer: s.pki, Tokens: s.tokens, PodRange: netip.MustParsePrefix(podRange), Disruption: controllers.DefaultDisruption(), Registerer: s.registry, Logger: o.Logger.Named("controllers")}
 		return control(ctx, c, cfg, func() { close(started) })
 	})
 	g.Go(func() error {
