@@ -2,6 +2,7 @@ package openapi
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/applyconfigurations"
 	"k8s.io/client-go/kubernetes/scheme"
+	aggregator "k8s.io/kube-aggregator/pkg/generated/openapi"
 	"k8s.io/kube-openapi/pkg/common"
 	"k8s.io/kube-openapi/pkg/openapiconv"
 	"k8s.io/kube-openapi/pkg/validation/spec"
@@ -57,8 +59,11 @@ func newTypes() (*types, error) {
 	if err != nil {
 		return nil, fmt.Errorf("openapi: schema of the apply configurations: %w", err)
 	}
+	ref := func(name string) spec.Ref { return spec.MustCreateRef(refPrefix + name) }
+	known := aggregator.GetOpenAPIDefinitions(ref)
+	maps.Copy(known, generated.GetOpenAPIDefinitions(ref))
 	return &types{
-		known:      generated.GetOpenAPIDefinitions(func(name string) spec.Ref { return spec.MustCreateRef(refPrefix + name) }),
+		known:      known,
 		exceptions: exceptions(),
 		enums:      enums(),
 		merge:      (*merge.Schema)(value.Schema()),

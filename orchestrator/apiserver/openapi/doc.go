@@ -5,9 +5,9 @@
 //
 // The module k8s.io/api has no OpenAPI definitions, but all that they are made of: struct tags, names and docs generated
 // into methods, and, in client-go, the schema of the apply configurations with the list types, keys and defaults. Schemas
-// are made of these by reflection. Package metav1, autoscaling/v1 and custom resource definitions have definitions in
-// k8s.io/apiextensions-apiserver, which are taken as they are. What only comments say is in required.txt
-// and enums.txt. Custom resources bring their own schemas.
+// are made of these by reflection. Package metav1, autoscaling/v1 and what extends the API have definitions in
+// k8s.io/apiextensions-apiserver and k8s.io/kube-aggregator, which are taken as they are. What only comments say is in
+// required.txt and enums.txt. Custom resources bring their own schemas.
 //
 // Definitions and paths are made in the form of version 2, which is then converted to version 3: that is what
 // k8s.io/kube-openapi has a function for.

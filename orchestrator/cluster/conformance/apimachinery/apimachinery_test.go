@@ -13,6 +13,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	conformance.Test(t, conformance.Behaviours{
+		"Discovery should locate the groupVersion and a resource within each APIGroup":                                                                                                    resourceOfEach,
 		"Discovery should validate PreferredVersion for each APIGroup":                                                                                                                    preferredVersions,
 		"Garbage collector should delete pods created by rc when not orphaning":                                                                                                           podsGoWithController,
 		"Garbage collector should delete RS created by deployment when not orphaning":                                                                                                     setsGoWithDeployment,

@@ -45,8 +45,58 @@ func discovers(t *testing.T, e *conformance.Env, gv schema.GroupVersion, resourc
 // aggregation is behaviours of aggregated discovery.
 func aggregation() conformance.Behaviours {
 	return conformance.Behaviours{
-		"AggregatedDiscovery should support aggregated discovery interface for CRDs":   aggregatedInterface,
-		"AggregatedDiscovery should support raw aggregated discovery request for CRDs": aggregatedRequest,
+		"AggregatedDiscovery should support aggregated discovery interface":                   aggregatedBuiltin,
+		"AggregatedDiscovery should support aggregated discovery interface for CRDs":          aggregatedInterface,
+		"AggregatedDiscovery should support raw aggregated discovery endpoint Accept headers": aggregatedHeaders,
+		"AggregatedDiscovery should support raw aggregated discovery request for CRDs":        aggregatedRequest,
+	}
+}
+
+// everywhere are resources that every cluster has: one of each group version.
+func everywhere() []schema.GroupVersionResource {
+	of := func(group, version, resource string) schema.GroupVersionResource {
+		return schema.GroupVersionResource{Group: group, Version: version, Resource: resource}
+	}
+	return []schema.GroupVersionResource{
+		of("", "v1", "namespaces"), of("admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations"),
+		of("apiextensions.k8s.io", "v1", "customresourcedefinitions"), of("apiregistration.k8s.io", "v1", "apiservices"),
+		of("apps", "v1", "deployments"), of("authentication.k8s.io", "v1", "tokenreviews"), of("authorization.k8s.io", "v1", "selfsubjectaccessreviews"),
+		of("autoscaling", "v1", "horizontalpodautoscalers"), of("autoscaling", "v2", "horizontalpodautoscalers"), of("batch", "v1", "jobs"),
+		of("certificates.k8s.io", "v1", "certificatesigningrequests"), of("coordination.k8s.io", "v1", "leases"),
+		of("discovery.k8s.io", "v1", "endpointslices"), of("events.k8s.io", "v1", "events"), of("networking.k8s.io", "v1", "ingresses"),
+		of("node.k8s.io", "v1", "runtimeclasses"), of("policy", "v1", "poddisruptionbudgets"), of("scheduling.k8s.io", "v1", "priorityclasses"),
+		of("storage.k8s.io", "v1", "csinodes"),
+	}
+}
+
+func aggregatedBuiltin(t *testing.T, e *conformance.Env) {
+	aggregated, ok := e.Client.Discovery().(discovery.AggregatedDiscoveryInterface)
+	require.True(t, ok)
+	groups, resources, failed, err := aggregated.GroupsAndMaybeResources()
+	require.NoError(t, err)
+	require.Empty(t, failed)
+	for _, r := range everywhere() {
+		list := resources[r.GroupVersion()]
+		require.NotNil(t, list, r)
+		require.True(t, slices.ContainsFunc(list.APIResources, func(a metav1.APIResource) bool { return a.Name == r.Resource }), r)
+		require.True(t, slices.ContainsFunc(groups.Groups, func(g metav1.APIGroup) bool {
+			return g.Name == r.Group && slices.Contains(g.Versions, metav1.GroupVersionForDiscovery{GroupVersion: r.GroupVersion().String(), Version: r.Version})
+		}), r)
+	}
+}
+
+func aggregatedHeaders(t *testing.T, e *conformance.Env) {
+	others, err := aggregatedDocument(e, "/apis")
+	require.NoError(t, err)
+	core, err := aggregatedDocument(e, "/api")
+	require.NoError(t, err)
+	for _, r := range everywhere() {
+		list := others
+		if r.Group == "" {
+			list = core
+		}
+		require.Equal(t, "APIGroupDiscoveryList", list.Kind)
+		require.True(t, aggregates(list, r.Group, r.Version, r.Resource), r)
 	}
 }
 
