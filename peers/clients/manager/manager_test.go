@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
+	"k8s.io/client-go/util/retry"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -49,6 +50,18 @@ func (s *suite) eventually(name, what string, is func(*v1.Task) bool) *v1.Task {
 	return t
 }
 
+// change updates a task, which the controller may write at the same time.
+func (s *suite) change(name string, change func(*v1.Task)) error {
+	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		var t v1.Task
+		if err := s.Get(s.Context(), s.key(name), &t); err != nil {
+			return err
+		}
+		change(&t)
+		return s.Update(s.Context(), &t)
+	})
+}
+
 // gone waits until an object is.
 func (s *suite) gone(o client.Object, name string) {
 	s.Helper()
@@ -85,13 +98,14 @@ func (s *suite) reconciles(m ctrl.Manager) {
 		return err == nil && c.UID != uid
 	}, limit, 20*time.Millisecond)
 
-	before := done.DeepCopyObject().(client.Object)
-	done.Spec.Size, done.Status.Ready = 5, 7
-	require.NoError(s, s.Patch(s.Context(), done, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})))
-	done = s.eventually("one", "grown", func(t *v1.Task) bool { return t.Status.Ready == 5 })
-	require.EqualValues(s, 2, done.Generation)
+	require.NoError(s, s.change("one", func(t *v1.Task) { t.Spec.Size, t.Status.Ready = 5, 7 }))
+	grown := s.eventually("one", "grown", func(t *v1.Task) bool { return t.Status.Ready == 5 })
+	require.EqualValues(s, 2, grown.Generation)
+	stale := done.DeepCopyObject().(client.Object)
 	done.Spec.Size = 1
-	require.NoError(s, s.Update(s.Context(), done))
+	err := s.Patch(s.Context(), done, client.MergeFromWithOptions(stale, client.MergeFromWithOptimisticLock{}))
+	require.True(s, apierrors.IsConflict(err), "%v", err)
+	require.NoError(s, s.Patch(s.Context(), done, client.MergeFrom(stale)))
 	s.eventually("one", "shrunk", func(t *v1.Task) bool { return t.Status.Ready == 1 && t.Status.ObservedGeneration == 3 })
 	s.gone(&corev1.ConfigMap{}, "one-4")
 
@@ -115,17 +129,13 @@ func (s *suite) validates() {
 	denied(s.Create(s.Context(), &v1.Task{ObjectMeta: s.meta("big"), Spec: v1.TaskSpec{Size: 11}}, client.DryRunAll), "a task has 10 config maps at most")
 	err := s.Create(s.Context(), &v1.Task{ObjectMeta: s.meta("big"), Spec: v1.TaskSpec{Size: -1}})
 	require.True(s, apierrors.IsInvalid(err), "%v", err)
-	var t v1.Task
-	require.NoError(s, s.Get(s.Context(), s.key("one"), &t))
-	t.Spec.Message = "other"
-	denied(s.Update(s.Context(), &t), "the message of a task cannot be changed")
+	denied(s.change("one", func(t *v1.Task) { t.Spec.Message = "other" }), "the message of a task cannot be changed")
 	kept := &v1.Task{ObjectMeta: s.meta("kept")}
 	kept.Annotations = map[string]string{keep: "yes"}
 	require.NoError(s, s.Create(s.Context(), kept))
 	denied(s.Delete(s.Context(), kept), "the task is to be kept")
-	kept = s.eventually("kept", "reconciled", func(t *v1.Task) bool { return t.Status.Ready == 2 })
-	kept.Annotations = nil
-	require.NoError(s, s.Update(s.Context(), kept))
+	s.eventually("kept", "reconciled", func(t *v1.Task) bool { return t.Status.Ready == 2 })
+	require.NoError(s, s.change("kept", func(t *v1.Task) { t.Annotations = nil }))
 	require.NoError(s, s.Delete(s.Context(), kept))
 	s.gone(kept, "kept")
 }
