@@ -33,7 +33,7 @@ func TestAutoscalerVersions(t *testing.T) {
 	require.EqualValues(t, 2, old.Generation)
 
 	old.Spec.MaxReplicas = 4
-	old, err = v1.Update(ctx, old, metav1.UpdateOptions{})
+	_, err = v1.Update(ctx, old, metav1.UpdateOptions{})
 	require.NoError(t, err)
 	now, err := v2.Get(ctx, "web", metav1.GetOptions{})
 	require.NoError(t, err)
