@@ -13,6 +13,7 @@ import (
 	"github.com/keelson-io/keelson/orchestrator/apiserver/admission/match"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/admission/policy"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/admission/webhook"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/aggregate"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/allocation"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/audit"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/fairness"
@@ -39,6 +40,8 @@ type API struct {
 	started chan struct{} // closed once requests can be served
 	builtin []*verbs.Resource
 	custom  *custom
+	// aggregator sends requests to other API servers.
+	aggregator *aggregate.Aggregator
 	// services hands out cluster IPs and node ports.
 	services *allocation.Services
 }
@@ -75,6 +78,7 @@ func New(cfg Config) (*API, error) {
 		Ranges: cfg.ServiceRanges, Ports: cfg.NodePorts, Clock: cfg.Clock, Logger: cfg.Logger,
 	})
 	t.preferred[serviceResource].Reserver = a.services
+	a.aggregator = a.newAggregator()
 	if a.custom, err = newCustom(a); err != nil {
 		return nil, err
 	}
@@ -142,6 +146,12 @@ func (a *API) tokens() (identity.TokenAuthenticator, *identity.Issuer) {
 	return identity.Tokens{identity.NewStatic(a.cfg.Tokens), accounts, identity.NewBootstrap(look, a.cfg.Clock)}, issuer
 }
 
+// fail answers with an error to a request that is not served by a call.
+func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
+	refused(r.Context(), err)
+	Fail(w, nil, err)
+}
+
 // handlers are what a request goes through before it is served.
 func (a *API) handlers(tokens identity.TokenAuthenticator, authorizer rights.Authorizer) (http.Handler, error) {
 	log, err := audit.New(audit.Config{
@@ -149,10 +159,6 @@ func (a *API) handlers(tokens identity.TokenAuthenticator, authorizer rights.Aut
 	})
 	if err != nil {
 		return nil, err
-	}
-	fail := func(w http.ResponseWriter, r *http.Request, err error) {
-		refused(r.Context(), err)
-		Fail(w, nil, err)
 	}
 	var authenticators []identity.Authenticator
 	if a.cfg.ClientCAs != nil {
@@ -165,7 +171,7 @@ func (a *API) handlers(tokens identity.TokenAuthenticator, authorizer rights.Aut
 		Impersonated: func(r *http.Request, u *request.User, constraint string) {
 			audit.FromContext(r.Context()).Impersonated(u, constraint)
 		},
-		Fail: fail, Logger: a.cfg.Logger,
+		Fail: a.fail, Logger: a.cfg.Logger,
 	})
 	m, err := meter.New(meter.Config{
 		Served: a.served, LongRunning: audit.LongRunning, Clock: a.cfg.Clock, Registerer: a.cfg.Registry, Logger: a.cfg.Logger,
@@ -175,7 +181,7 @@ func (a *API) handlers(tokens identity.TokenAuthenticator, authorizer rights.Aut
 	}
 	a.server.meter = m
 	seats := &fairness.Gate{Limiter: a.flow, Apart: apart, Width: a.width}
-	h := rights.Handler(a.server, authorizer, audit.Annotate, fail)
+	h := rights.Handler(a.aggregator.Handler(a.server), authorizer, audit.Annotate, a.fail)
 	h = seats.Handler(h)
 	h = gate.Impersonate(h)
 	h = log.Handler(h)

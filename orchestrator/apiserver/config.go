@@ -42,7 +42,8 @@ type Config struct {
 	AuditPolicy *audit.Policy
 	AuditLog    io.Writer
 
-	Limits Limits
+	Limits      Limits
+	Aggregation Aggregation
 
 	Clock    clock.Clock          // nil: clock.Real
 	Logger   *zap.Logger          // nil: none

@@ -67,6 +67,7 @@ func (c *custom) serve(byDefinition map[string][]*kinds.Kind) {
 		}
 	}
 	c.resources, c.kinds = served, custom
+	c.api.aggregator.Poke()
 }
 
 // all are the kinds that are served.

@@ -2,7 +2,7 @@
 //
 // # A request
 //
-//	measure and recover (meter) -> time limit -> who (identity) -> audit -> for whom -> a seat (fairness) -> may he (rights) -> dispatch
+//	measure and recover (meter) -> time limit -> who (identity) -> audit -> for whom -> a seat (fairness) -> may he (rights) -> another API server (aggregate) or dispatch
 //	dispatch: a resource's verb (package verbs), a subresource of its own, a virtual resource (reviews), discovery, OpenAPI,
 //	health, metrics
 //

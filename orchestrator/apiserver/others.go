@@ -61,7 +61,7 @@ func (a *API) others() (http.Handler, error) {
 	mux.Handle("/api/", documents)
 	mux.Handle("/apis", documents)
 	mux.Handle("/apis/", documents)
-	schemas := openapi.New(a.cfg.Kinds, virtual(), a.custom.all)
+	schemas := openapi.New(a.cfg.Kinds, virtual(), a.custom.all, a.aggregator.Schemas)
 	for _, p := range []string{"/openapi/v2", "/openapi/v3", "/openapi/v3/"} {
 		mux.Handle(p, schemas)
 	}
@@ -86,11 +86,12 @@ func (a *API) others() (http.Handler, error) {
 func (a *API) documents() http.Handler {
 	var mu sync.Mutex
 	var of *table
+	var others *discovery.Aggregated
 	var handler http.Handler
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
-		if t := a.server.table.Load(); t != of {
-			of, handler = t, discovery.New(t.kinds, virtual())
+		if t, o := a.server.table.Load(), a.aggregator.Discovery(); t != of || o != others {
+			of, others, handler = t, o, discovery.New(t.kinds, virtual(), *o)
 		}
 		h := handler
 		mu.Unlock()

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/keelson-io/keelson/orchestrator/apiserver/advertise"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/aggregate"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/fairness"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/rights"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/verbs"
@@ -49,6 +50,8 @@ func (a *API) Run(ctx context.Context, started func()) error {
 		}
 	}
 	wg.Go(func() { a.keepFlow(ctx) })
+	wg.Go(func() { a.aggregate(ctx) })
+	wg.Go(func() { a.publishTrust(ctx) })
 	close(a.started)
 	started()
 	<-ctx.Done()
@@ -64,7 +67,7 @@ func (a *API) Drain() {
 	a.server.Drain()
 }
 
-// followed are the resources that rights and the sharing of seats come from.
+// followed are the resources that rights, the sharing of seats and the ways to other API servers come from.
 func (a *API) followed() map[schema.GroupResource]mirror {
 	rbac := func(resource string) schema.GroupResource {
 		return schema.GroupResource{Group: rbacv1.GroupName, Resource: resource}
@@ -73,6 +76,7 @@ func (a *API) followed() map[schema.GroupResource]mirror {
 		rbac("roles"): a.policy, rbac("rolebindings"): a.policy, rbac("clusterroles"): a.policy, rbac("clusterrolebindings"): a.policy,
 		podResource: a.graph, volumeResource: a.graph, schemaResource: a.flow, levelResource: a.flow,
 		attachmentResource: a.graph, deviceSliceResource: a.graph, podCertificateResource: a.graph,
+		apiServiceResource: a.aggregator, serviceResource: aggregate.Followed{Aggregator: a.aggregator}, sliceResource: aggregate.Followed{Aggregator: a.aggregator},
 	}
 }
 

@@ -20,7 +20,7 @@ var (
 	sliceResource   = schema.GroupResource{Group: discoveryv1.GroupName, Resource: "endpointslices"}
 )
 
-// services finds where services are, for webhooks.
+// services finds where services are, for webhooks and aggregated API servers.
 type services struct{ objects Objects }
 
 // Resolve returns host and port of a ready endpoint of a service's port.
@@ -45,16 +45,12 @@ func (s services) Resolve(ctx context.Context, namespace, name string, port int3
 
 // endpoint chooses one of the ready endpoints of a service's port.
 func (s services) endpoint(ctx context.Context, svc *corev1.Service, port string) (string, error) {
-	all, err := s.objects.List(ctx, sliceResource, svc.Namespace)
+	all, err := s.Slices(ctx, svc.Namespace, svc.Name)
 	if err != nil {
 		return "", err
 	}
 	var ready []string
-	for _, o := range all {
-		slice, ok := o.(*discoveryv1.EndpointSlice)
-		if !ok || slice.Labels[discoveryv1.LabelServiceName] != svc.Name {
-			continue
-		}
+	for _, slice := range all {
 		for _, p := range slice.Ports {
 			if p.Port == nil || p.Name != nil && *p.Name != port {
 				continue
@@ -72,4 +68,20 @@ func (s services) endpoint(ctx context.Context, svc *corev1.Service, port string
 		return "", fmt.Errorf("no endpoints available for service %q", svc.Name)
 	}
 	return ready[rand.IntN(len(ready))], nil
+}
+
+// Service returns a service, or a status error NotFound.
+func (s services) Service(ctx context.Context, namespace, name string) (*corev1.Service, error) {
+	return find[*corev1.Service](ctx, s.objects, serviceResource, namespace, name)
+}
+
+// Slices returns the endpoints of a service.
+func (s services) Slices(ctx context.Context, namespace, service string) (out []*discoveryv1.EndpointSlice, err error) {
+	all, err := s.objects.List(ctx, sliceResource, namespace)
+	for _, o := range all {
+		if slice, ok := o.(*discoveryv1.EndpointSlice); ok && slice.Labels[discoveryv1.LabelServiceName] == service {
+			out = append(out, slice)
+		}
+	}
+	return out, err
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/keelson-io/keelson/client"
 	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/orchestrator/apiserver"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/aggregate"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/identity"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/request"
 	"github.com/keelson-io/keelson/orchestrator/cluster/inprocess"
@@ -166,10 +167,14 @@ func (s *apiServer) build() error {
 	maps.Copy(tokens, s.set.tokens)
 	clients := s.pki.Pool().Clone()
 	clients.AppendCertsFromPEM(s.set.clientCAs)
+	aggregation, err := s.aggregation()
+	if err != nil {
+		return err
+	}
 	cfg := apiserver.Config{
 		Kinds: kinds.Builtin(), Store: s.store, ClientCAs: clients, Keys: keys, Issuer: s.set.issuer, Address: s.advertised(),
 		Tokens: tokens, ServiceRanges: s.set.ranges, NodePorts: s.set.ports, AuditPolicy: s.set.auditPolicy,
-		Limits: s.cfg.Limits, Clock: clock.Real, Logger: s.lg, Registry: s.registry,
+		Aggregation: aggregation, Limits: s.cfg.Limits, Clock: clock.Real, Logger: s.lg, Registry: s.registry,
 	}
 	if s.set.auditLog != nil {
 		cfg.AuditLog = s.set.auditLog
@@ -281,6 +286,22 @@ func (s *apiServer) url() string {
 		host = "127.0.0.1"
 	}
 	return "https://" + net.JoinHostPort(host, port)
+}
+
+// frontProxy names the certificate by which aggregated API servers know this one. It has an authority of its own, so that no
+// other client can be taken for it.
+const frontProxy = "front-proxy-client"
+
+// aggregation is how aggregated API servers know this one.
+func (s *apiServer) aggregation() (apiserver.Aggregation, error) {
+	p, err := pki.Open(filepath.Join(s.cfg.DataDir, "pki", "front-proxy"), time.Now)
+	if err != nil {
+		return apiserver.Aggregation{}, err
+	}
+	cert, err := p.Client(frontProxy, frontProxy)
+	return apiserver.Aggregation{Certificate: &cert, Trust: aggregate.Trust{
+		ClientAuthorities: slices.Concat(s.pki.CA(), s.set.clientCAs), Authority: p.CA(), Name: frontProxy,
+	}}, err
 }
 
 // authorities are what clients know the server by, in PEM. A certificate that somebody else signed is known by itself.

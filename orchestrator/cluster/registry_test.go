@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/client-go/kubernetes/scheme"
+	apiregistration "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
 	"github.com/keelson-io/keelson/client"
 	"github.com/keelson-io/keelson/orchestrator/cluster/clustertest"
@@ -46,7 +47,10 @@ func TestRegistry(t *testing.T) {
 	secret, err := cs.CoreV1().Secrets(ns).Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Data: map[string][]byte{"k": {0, 1, 255}}}, metav1.CreateOptions{})
 	require.NoError(t, err)
 
-	codec := serializer.NewCodecFactory(scheme.Scheme).UniversalDeserializer()
+	known := runtime.NewScheme()
+	require.NoError(t, scheme.AddToScheme(known))
+	require.NoError(t, apiregistration.AddToScheme(known))
+	codec := serializer.NewCodecFactory(known).UniversalDeserializer()
 	read := func(key string, into runtime.Object) {
 		t.Helper()
 		r, err := store.Get(t.Context(), key)
@@ -89,7 +93,7 @@ func every(t *testing.T, store *client.Client, codec runtime.Decoder) {
 		require.True(t, ok)
 		require.True(t, strings.HasSuffix(string(kv.Key), "/"+m.GetName()), "%s is %s", kv.Key, m.GetName())
 	}
-	for _, kind := range []string{"Namespace", "Node", "Lease", "ServiceAccount", "ConfigMap", "ClusterRole", "ClusterRoleBinding", "PriorityClass", "Service"} {
+	for _, kind := range []string{"Namespace", "Node", "Lease", "ServiceAccount", "ConfigMap", "ClusterRole", "ClusterRoleBinding", "PriorityClass", "Service", "APIService"} {
 		require.NotZero(t, found[kind], "%s in %v", kind, found)
 	}
 }

@@ -51,7 +51,7 @@ func testHandler() *Handler {
 	return New(testKinds(), []Virtual{{
 		GroupVersionKind: schema.GroupVersionKind{Group: "authorization.k8s.io", Version: "v1", Kind: "SubjectAccessReview"},
 		Resource:         "subjectaccessreviews", Singular: "subjectaccessreview", Verbs: []string{"create"},
-	}})
+	}}, Aggregated{})
 }
 
 func get(t *testing.T, h http.Handler, method, path string, header map[string]string) *http.Response {
@@ -183,6 +183,37 @@ func TestFormats(t *testing.T) {
 	require.Equal(t, "scale", beta.Items[0].Versions[0].Resources[0].Subresources[0].Subresource)
 }
 
+// What other servers serve is among the rest, where its ranks say.
+func TestAggregated(t *testing.T) {
+	gv := func(group, version string) schema.GroupVersion {
+		return schema.GroupVersion{Group: group, Version: version}
+	}
+	h := New(testKinds(), nil, Aggregated{
+		Ranks: map[schema.GroupVersion]Rank{gv("a.example", "v1"): {17799, 1}, gv("a.example", "v2"): {5, 2}, gv("shop.example", "v1beta1"): {1000, 200}},
+		Remote: map[schema.GroupVersion]Remote{
+			gv("a.example", "v1"): {Resources: []metav1.APIResource{{Name: "things/status", Kind: "Thing", Namespaced: true, Verbs: []string{"get"}}}},
+			gv("a.example", "v2"): {Stale: true},
+		},
+	})
+	server := httptest.NewServer(h)
+	defer server.Close()
+	client, err := clientdiscovery.NewDiscoveryClientForConfig(&rest.Config{Host: server.URL})
+	require.NoError(t, err)
+	groups, byVersion, failed, err := client.GroupsAndMaybeResources()
+	require.NoError(t, err)
+	var names []string
+	for _, g := range groups.Groups {
+		names = append(names, g.Name)
+	}
+	require.Equal(t, []string{"", "apps", "a.example", "events.k8s.io", "batch", "bakery.example", "shop.example"}, names)
+	require.JSONEq(t, `{"kind":"APIGroup","apiVersion":"v1","name":"a.example","preferredVersion":{"groupVersion":"a.example/v2","version":"v2"},`+
+		`"versions":[{"groupVersion":"a.example/v2","version":"v2"},{"groupVersion":"a.example/v1","version":"v1"}]}`,
+		body(t, get(t, h, "GET", "/apis/a.example", nil)))
+	require.Equal(t, "v1beta1", groups.Groups[6].PreferredVersion.Version)
+	require.Contains(t, failed, gv("a.example", "v2"), "the server does not answer")
+	require.Equal(t, "things/status", byVersion[gv("a.example", "v1")].APIResources[0].Name)
+}
+
 func TestETag(t *testing.T) {
 	h := testHandler()
 	r := get(t, h, "GET", "/apis", nil)
@@ -193,7 +224,7 @@ func TestETag(t *testing.T) {
 	require.Empty(t, body(t, r))
 	r = get(t, h, "GET", "/apis", map[string]string{"If-None-Match": etag, "Accept": "application/yaml"})
 	require.Equal(t, 200, r.StatusCode, "another form is another document")
-	r = get(t, New(testKinds()[:3], nil), "GET", "/apis", map[string]string{"If-None-Match": etag})
+	r = get(t, New(testKinds()[:3], nil, Aggregated{}), "GET", "/apis", map[string]string{"If-None-Match": etag})
 	require.Equal(t, 200, r.StatusCode)
 }
 

@@ -4,9 +4,9 @@
 // /apis/<group>, /apis/<group>/<version>), and the aggregated one, in which /api and /apis hold everything below them, for
 // clients that accept an APIGroupDiscoveryList.
 //
-// Groups are in the order of Kubernetes' priorities, which decides what a short name means; groups that are not in it (those
-// of custom resources) follow by name. Versions are in the order of their names: v2, v1, v1beta1, v1alpha1. The first is
-// the preferred one.
+// Groups are in the order of their priorities, which decides what a short name means: those of Kubernetes, unless an APIService
+// says otherwise; custom resources follow by name. Versions are in the order of their priorities, then of their names: v2, v1,
+// v1beta1, v1alpha1. The first is the preferred one.
 //
 // Every answer has an ETag that is a hash of its bytes. Answers are encoded anew for every request: that takes less than a
 // millisecond, clients keep what they got, and nothing is held in memory.

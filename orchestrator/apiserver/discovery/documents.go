@@ -10,7 +10,7 @@ import (
 )
 
 // documents returns what is at each path, without /api, which depends on the request.
-func (rs resources) documents() map[string]runtime.Object {
+func (rs *resources) documents() map[string]runtime.Object {
 	docs := map[string]runtime.Object{}
 	list := &metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}, Groups: []metav1.APIGroup{}}
 	docs["/apis"] = list
@@ -40,8 +40,8 @@ func root(group string) string {
 }
 
 // list is the document of one group and version. That of the core group has no apiVersion, for clients of old.
-func (rs resources) list(gv schema.GroupVersion) *metav1.APIResourceList {
-	list := &metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList"}, GroupVersion: gv.String(), APIResources: rs[gv]}
+func (rs *resources) list(gv schema.GroupVersion) *metav1.APIResourceList {
+	list := &metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList"}, GroupVersion: gv.String(), APIResources: rs.lists[gv]}
 	if gv.Group != "" {
 		list.APIVersion = "v1"
 	}
@@ -49,7 +49,7 @@ func (rs resources) list(gv schema.GroupVersion) *metav1.APIResourceList {
 }
 
 // aggregated returns everything below /api (the core group) or below /apis (the others).
-func (rs resources) aggregated(core bool) *apidiscovery.APIGroupDiscoveryList {
+func (rs *resources) aggregated(core bool) *apidiscovery.APIGroupDiscoveryList {
 	list := &apidiscovery.APIGroupDiscoveryList{Items: []apidiscovery.APIGroupDiscovery{}}
 	for _, name := range rs.groups() {
 		if (name == "") != core {
@@ -58,8 +58,12 @@ func (rs resources) aggregated(core bool) *apidiscovery.APIGroupDiscoveryList {
 		group := apidiscovery.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: name}}
 		for _, version := range rs.versions(name) {
 			gv := schema.GroupVersion{Group: name, Version: version}
+			fresh := apidiscovery.DiscoveryFreshnessCurrent
+			if rs.Remote[gv].Stale {
+				fresh = apidiscovery.DiscoveryFreshnessStale
+			}
 			group.Versions = append(group.Versions, apidiscovery.APIVersionDiscovery{
-				Version: version, Freshness: apidiscovery.DiscoveryFreshnessCurrent, Resources: nested(gv, rs[gv]),
+				Version: version, Freshness: fresh, Resources: nested(gv, rs.lists[gv]),
 			})
 		}
 		list.Items = append(list.Items, group)
@@ -75,19 +79,25 @@ func nested(gv schema.GroupVersion, list []metav1.APIResource) []apidiscovery.AP
 		if r.Version != "" {
 			kind.Group, kind.Version = r.Group, r.Version
 		}
-		if _, name, ok := strings.Cut(r.Name, "/"); ok {
+		if of, name, ok := strings.Cut(r.Name, "/"); ok {
+			if len(all) == 0 || all[len(all)-1].Resource != of { // other servers may have a subresource without its resource
+				all = append(all, apidiscovery.APIResourceDiscovery{Resource: of, Scope: scopeOf(r)})
+			}
 			parent := &all[len(all)-1]
 			parent.Subresources = append(parent.Subresources, apidiscovery.APISubresourceDiscovery{Subresource: name, ResponseKind: kind, Verbs: r.Verbs})
 			continue
 		}
-		scope := apidiscovery.ScopeCluster
-		if r.Namespaced {
-			scope = apidiscovery.ScopeNamespace
-		}
 		all = append(all, apidiscovery.APIResourceDiscovery{
-			Resource: r.Name, ResponseKind: kind, Scope: scope, SingularResource: r.SingularName, Verbs: r.Verbs,
+			Resource: r.Name, ResponseKind: kind, Scope: scopeOf(r), SingularResource: r.SingularName, Verbs: r.Verbs,
 			ShortNames: r.ShortNames, Categories: r.Categories,
 		})
 	}
 	return all
+}
+
+func scopeOf(r metav1.APIResource) apidiscovery.ResourceScope {
+	if r.Namespaced {
+		return apidiscovery.ScopeNamespace
+	}
+	return apidiscovery.ScopeCluster
 }

@@ -29,9 +29,9 @@ type Handler struct {
 	aggregated map[string]*apidiscovery.APIGroupDiscoveryList
 }
 
-// New makes a Handler for kinds that are stored and for those that are not.
-func New(all []*kinds.Kind, virtual []Virtual) *Handler {
-	rs := collect(all, virtual)
+// New makes a Handler for kinds that are stored, for those that are not, and for what others serve.
+func New(all []*kinds.Kind, virtual []Virtual, others Aggregated) *Handler {
+	rs := collect(all, virtual, others)
 	return &Handler{
 		documents:  rs.documents(),
 		aggregated: map[string]*apidiscovery.APIGroupDiscoveryList{"/api": rs.aggregated(true), "/apis": rs.aggregated(false)},

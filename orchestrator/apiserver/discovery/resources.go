@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"maps"
@@ -23,33 +24,14 @@ type Virtual struct {
 	Namespaced bool
 }
 
-// groupOrder is the order of Kubernetes' groups. Clients look for a short name in the first groups first.
-var groupOrder = []string{
-	"", "apiregistration.k8s.io", "apps", "events.k8s.io", "authentication.k8s.io", "authorization.k8s.io", "autoscaling", "batch",
-	"certificates.k8s.io", "networking.k8s.io", "policy", "rbac.authorization.k8s.io", "storage.k8s.io",
-	"admissionregistration.k8s.io", "apiextensions.k8s.io", "scheduling.k8s.io", "coordination.k8s.io", "node.k8s.io",
-	"discovery.k8s.io", "resource.k8s.io", "flowcontrol.apiserver.k8s.io", "internal.apiserver.k8s.io",
-	"storagemigration.k8s.io", "lifecycle.k8s.io",
-}
-
-func compareGroups(a, b string) int {
-	ia, ib := slices.Index(groupOrder, a), slices.Index(groupOrder, b)
-	switch {
-	case ia >= 0 && ib >= 0:
-		return ia - ib
-	case ia >= 0:
-		return -1
-	case ib >= 0:
-		return 1
-	}
-	return strings.Compare(a, b)
-}
-
 // resources are the resources of each group and version, sorted by name, so that subresources follow their resource.
-type resources map[schema.GroupVersion][]metav1.APIResource
+type resources struct {
+	lists map[schema.GroupVersion][]metav1.APIResource
+	Aggregated
+}
 
-func collect(all []*kinds.Kind, virtual []Virtual) resources {
-	rs := resources{}
+func collect(all []*kinds.Kind, virtual []Virtual, others Aggregated) *resources {
+	rs := map[schema.GroupVersion][]metav1.APIResource{}
 	for _, k := range all {
 		rs[k.GroupVersion()] = append(rs[k.GroupVersion()], ofKind(k)...)
 	}
@@ -58,10 +40,13 @@ func collect(all []*kinds.Kind, virtual []Virtual) resources {
 			Name: v.Resource, SingularName: v.Singular, Namespaced: v.Namespaced, Kind: v.Kind, Verbs: slices.Sorted(slices.Values(v.Verbs)),
 		})
 	}
+	for gv, r := range others.Remote {
+		rs[gv] = slices.Clone(r.Resources)
+	}
 	for _, list := range rs {
 		slices.SortFunc(list, func(a, b metav1.APIResource) int { return strings.Compare(a.Name, b.Name) })
 	}
-	return rs
+	return &resources{rs, others}
 }
 
 // ofKind is a kind's resource and its subresources.
@@ -104,22 +89,25 @@ func storageHash(k *kinds.Kind) string {
 }
 
 // groups returns the groups in their order.
-func (rs resources) groups() []string {
-	seen := map[string]bool{}
-	for gv := range rs {
-		seen[gv.Group] = true
+func (rs *resources) groups() []string {
+	ranks := map[string]int32{}
+	for gv := range rs.lists {
+		ranks[gv.Group] = max(ranks[gv.Group], rs.rank(gv).Group)
 	}
-	return slices.SortedFunc(maps.Keys(seen), compareGroups)
+	return slices.SortedFunc(maps.Keys(ranks), func(a, b string) int { return cmp.Or(cmp.Compare(ranks[b], ranks[a]), strings.Compare(a, b)) })
 }
 
 // versions returns a group's versions, the preferred one first.
-func (rs resources) versions(group string) []string {
+func (rs *resources) versions(group string) []string {
 	var list []string
-	for gv := range rs {
+	for gv := range rs.lists {
 		if gv.Group == group {
 			list = append(list, gv.Version)
 		}
 	}
-	slices.SortFunc(list, func(a, b string) int { return version.CompareKubeAwareVersionStrings(b, a) })
+	rank := func(v string) int32 { return rs.rank(schema.GroupVersion{Group: group, Version: v}).Version }
+	slices.SortFunc(list, func(a, b string) int {
+		return cmp.Or(cmp.Compare(rank(b), rank(a)), version.CompareKubeAwareVersionStrings(b, a))
+	})
 	return list
 }

@@ -33,6 +33,7 @@ type Handler struct {
 	virtual []discovery.Virtual
 	builtin map[string]*document // by path: "api/v1", "apis/apps/v1"
 	custom  Custom
+	remote  func() map[string]string
 
 	mu     sync.Mutex
 	last   []*kinds.Kind // what the following are of
@@ -40,9 +41,13 @@ type Handler struct {
 	all    *document // OpenAPI 2
 }
 
-// New makes a Handler for kinds that have Go types, for resources that are not stored, and for custom resources (nil: there
-// are none). Documents are made when they are asked for.
-func New(all []*kinds.Kind, virtual []discovery.Virtual, custom Custom) *Handler {
+// New makes a Handler for kinds that have Go types, for resources that are not stored, for custom resources (nil: there are
+// none), and for documents of version 3 that others serve (nil: there are none): their URLs by their paths. Documents are made
+// when they are asked for.
+func New(all []*kinds.Kind, virtual []discovery.Virtual, custom Custom, remote func() map[string]string) *Handler {
+	if remote == nil {
+		remote = func() map[string]string { return nil }
+	}
 	if custom == nil {
 		custom = func() []*kinds.Kind { return nil }
 	}
@@ -61,7 +66,7 @@ func New(all []*kinds.Kind, virtual []discovery.Virtual, custom Custom) *Handler
 		c := of(v.GroupVersion())
 		c.virtual = append(c.virtual, v)
 	}
-	h := &Handler{kinds: all, virtual: virtual, custom: custom, builtin: map[string]*document{}}
+	h := &Handler{kinds: all, virtual: virtual, custom: custom, remote: remote, builtin: map[string]*document{}}
 	for gv, c := range contents {
 		h.builtin[root(gv)[1:]] = version3(*c)
 	}
@@ -121,7 +126,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case at == version2Path:
 		h.serve(w, r, all, "v2", "")
 	case at == indexPath:
-		index(w, r, groups)
+		index(w, r, groups, h.remote())
 	case below && groups[group] != nil:
 		h.serve(w, r, groups[group], "v3", group)
 	default:
@@ -130,7 +135,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // index is the list of documents.
-func index(w http.ResponseWriter, r *http.Request, groups map[string]*document) {
+func index(w http.ResponseWriter, r *http.Request, groups map[string]*document, remote map[string]string) {
 	list := handler3.OpenAPIV3Discovery{Paths: make(map[string]handler3.OpenAPIV3DiscoveryGroupVersion, len(groups))}
 	for group, d := range groups {
 		p, err := d.json()
@@ -139,6 +144,9 @@ func index(w http.ResponseWriter, r *http.Request, groups map[string]*document) 
 			return
 		}
 		list.Paths[group] = handler3.OpenAPIV3DiscoveryGroupVersion{ServerRelativeURL: location(group, p.hash)}
+	}
+	for group, url := range remote {
+		list.Paths[group] = handler3.OpenAPIV3DiscoveryGroupVersion{ServerRelativeURL: url}
 	}
 	text, err := json.Marshal(list)
 	if err != nil {

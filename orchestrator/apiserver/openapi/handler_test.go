@@ -61,7 +61,7 @@ func testHandler(custom Custom) *Handler {
 	return New(all[:len(all)-1], []discovery.Virtual{{
 		GroupVersionKind: schema.GroupVersionKind{Group: "authorization.k8s.io", Version: "v1", Kind: "SelfSubjectAccessReview"},
 		Resource:         "selfsubjectaccessreviews", Singular: "selfsubjectaccessreview", Verbs: []string{"create"},
-	}}, custom)
+	}}, custom, nil)
 }
 
 func testClient(t *testing.T, h http.Handler) *clientdiscovery.DiscoveryClient {

@@ -9,6 +9,8 @@
 //	sa.key                        signs service account tokens
 //	lock                          held while something is made
 //
+// The certificate by which aggregated API servers know the API server has an authority of its own, in a directory below.
+//
 // A certificate that has less than a third of its time left, does not name all addresses that are asked for, or was not
 // signed by the authority is made anew. Nobody has to renew anything by hand.
 //
