@@ -30,10 +30,10 @@ type Aggregation struct {
 }
 
 // newAggregator makes what sends requests to other API servers.
-func (a *API) newAggregator() *aggregate.Aggregator {
+func (a *API) newAggregator() (*aggregate.Aggregator, error) {
 	return aggregate.New(aggregate.Config{
 		Services: services{a.objects}, Objects: apiServices{a}, Local: a.groupVersions, Certificate: a.cfg.Aggregation.Certificate,
-		Fail: a.fail, Clock: a.cfg.Clock, Logger: a.cfg.Logger,
+		Fail: a.fail, Registerer: a.cfg.Registry, Clock: a.cfg.Clock, Logger: a.cfg.Logger,
 	})
 }
 

@@ -78,7 +78,9 @@ func New(cfg Config) (*API, error) {
 		Ranges: cfg.ServiceRanges, Ports: cfg.NodePorts, Clock: cfg.Clock, Logger: cfg.Logger,
 	})
 	t.preferred[serviceResource].Reserver = a.services
-	a.aggregator = a.newAggregator()
+	if a.aggregator, err = a.newAggregator(); err != nil {
+		return nil, err
+	}
 	if a.custom, err = newCustom(a); err != nil {
 		return nil, err
 	}

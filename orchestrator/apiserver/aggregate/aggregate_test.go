@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
@@ -103,8 +105,9 @@ func (s *objects) Delete(_ context.Context, o *apiregistrationv1.APIService) err
 
 func newAggregator(t *testing.T, s *services, local map[schema.GroupVersion]bool) (*Aggregator, *objects) {
 	o := &objects{all: map[string]*apiregistrationv1.APIService{}}
-	o.to = New(Config{
-		Services: s, Objects: o, Local: func() map[schema.GroupVersion]bool { return local },
+	var err error
+	o.to, err = New(Config{
+		Registerer: prometheus.NewRegistry(), Services: s, Objects: o, Local: func() map[schema.GroupVersion]bool { return local },
 		Fail: func(w http.ResponseWriter, _ *http.Request, err error) {
 			code := http.StatusInternalServerError
 			var status apierrors.APIStatus
@@ -114,6 +117,7 @@ func newAggregator(t *testing.T, s *services, local map[schema.GroupVersion]bool
 			http.Error(w, err.Error(), code)
 		},
 	})
+	require.NoError(t, err)
 	return o.to, o
 }
 
@@ -259,6 +263,30 @@ func TestRoutes(t *testing.T) {
 	require.Equal(t, http.StatusInternalServerError, ask("/apis/ext.example/v1").Code)
 	o.to.Remove(again)
 	require.Equal(t, http.StatusTeapot, ask("/apis/ext.example/v1").Code)
+}
+
+func TestMetrics(t *testing.T) {
+	a, o := newAggregator(t, &services{}, nil)
+	s := remoteService("1")
+	condition := func(status apiregistrationv1.ConditionStatus) {
+		s = s.DeepCopy()
+		helper.SetAPIServiceCondition(s, apiregistrationv1.APIServiceCondition{Type: apiregistrationv1.Available, Status: status, Reason: "Tested"})
+		o.put(s)
+	}
+	o.put(s)
+	down := a.metrics.down.WithLabelValues(s.Name)
+	falls := a.metrics.falls.WithLabelValues(s.Name, "Tested")
+	require.Equal(t, 1.0, testutil.ToFloat64(down))
+	condition(apiregistrationv1.ConditionFalse)
+	require.Zero(t, testutil.ToFloat64(falls), "it was never available")
+	condition(apiregistrationv1.ConditionTrue)
+	require.Zero(t, testutil.ToFloat64(down))
+	condition(apiregistrationv1.ConditionUnknown)
+	condition(apiregistrationv1.ConditionFalse)
+	require.Equal(t, 1.0, testutil.ToFloat64(down))
+	require.Equal(t, 1.0, testutil.ToFloat64(falls))
+	a.Remove(s)
+	require.Zero(t, testutil.CollectAndCount(a.metrics.down))
 }
 
 func TestTrust(t *testing.T) {

@@ -3,6 +3,7 @@ package aggregate
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"maps"
 	"net/http"
 	"reflect"
@@ -11,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -41,7 +43,7 @@ type Objects interface {
 	Delete(ctx context.Context, o *apiregistrationv1.APIService) error
 }
 
-// Config is what an Aggregator needs. All but Certificate, Clock and Logger must be set.
+// Config is what an Aggregator needs. All but Certificate, Registerer, Clock and Logger must be set.
 type Config struct {
 	Services Services
 	Objects  Objects
@@ -50,14 +52,16 @@ type Config struct {
 	// Certificate is who this server is to others; nil: nobody.
 	Certificate *tls.Certificate
 	// Fail answers with an error.
-	Fail   func(w http.ResponseWriter, r *http.Request, err error)
-	Clock  clock.Clock // nil: clock.Real
-	Logger *zap.Logger // nil: none
+	Fail       func(w http.ResponseWriter, r *http.Request, err error)
+	Registerer prometheus.Registerer // nil: none
+	Clock      clock.Clock           // nil: clock.Real
+	Logger     *zap.Logger           // nil: none
 }
 
 // Aggregator is described in the package comment.
 type Aggregator struct {
 	cfg     Config
+	metrics *metrics
 	view    atomic.Pointer[view]
 	changed chan struct{} // there is something to do
 
@@ -80,19 +84,23 @@ type route struct {
 	available bool
 }
 
-// New makes an Aggregator. Run it.
-func New(cfg Config) *Aggregator {
+// New makes an Aggregator. Run it. It is an error if its metrics are there already.
+func New(cfg Config) (*Aggregator, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.Real
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
+	m, err := newMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, fmt.Errorf("aggregate: metrics: %w", err)
+	}
 	a := &Aggregator{
-		cfg: cfg, changed: make(chan struct{}, 1), services: map[string]*apiregistrationv1.APIService{}, remotes: map[string]*remote{},
+		cfg: cfg, metrics: m, changed: make(chan struct{}, 1), services: map[string]*apiregistrationv1.APIService{}, remotes: map[string]*remote{},
 	}
 	a.view.Store(&view{discovery: &discovery.Aggregated{}})
-	return a
+	return a, nil
 }
 
 // Discovery is what there is beside this server's own kinds. It is never changed: a change is another pointer.
@@ -118,6 +126,7 @@ func (a *Aggregator) Set(objects ...kinds.Object) {
 		if !ok {
 			continue
 		}
+		a.metrics.changed(a.services[s.Name], s)
 		a.services[s.Name] = s
 		old := a.remotes[s.Name]
 		switch {
@@ -137,6 +146,7 @@ func (a *Aggregator) Remove(objects ...kinds.Object) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, o := range objects {
+		a.metrics.gone(o.GetName())
 		delete(a.services, o.GetName())
 		a.drop(o.GetName())
 	}
