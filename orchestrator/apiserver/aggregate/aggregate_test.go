@@ -251,10 +251,14 @@ func TestRoutes(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return ask("/apis/ext.example/v1").Code == http.StatusOK }, 30*time.Second, time.Millisecond)
 	require.Equal(t, "/apis/ext.example/v1/things/a/b", ask("/apis/ext.example/v1/things/a%2Fb").Header().Get("X-Path"), "the path that was authorized")
-	for _, path := range []string{"/", "/api/v1/pods", "/apis", "/apis/ext.example", "/apis/ext.example/v2/things", "/apis/apiregistration.k8s.io/v1/apiservices", "/openapi/v3"} {
+	for _, path := range []string{"/", "/api/v1/pods", "/apis", "/apis/ext.example", "/apis/ext.example/v2/things", "/apis/apiregistration.k8s.io/v1/apiservices", "/openapi/v3", "/openapi/v3/apis/ext.example/v1/things"} {
 		require.Equal(t, http.StatusTeapot, ask(path).Code, path)
 	}
 	require.Equal(t, http.StatusOK, ask("/openapi/v3/apis/ext.example/v1").Code)
+
+	for _, path := range []string{"/apis/ext.example/v1/../v2/things", "/apis/ext.example/v1/./things", "/apis/ext.example/v1/%2e%2e/v2/things"} {
+		require.Equal(t, http.StatusBadRequest, ask(path).Code, path)
+	}
 
 	// Another object of the same name is another server, of which nothing is known yet.
 	again := remoteService("3")

@@ -151,6 +151,8 @@ func (a *Aggregator) Handler(next http.Handler) http.Handler {
 		switch {
 		case !ok:
 			next.ServeHTTP(w, r)
+		case dotted(r.URL.Path): // it may be another path for the server than the one that was authorized
+			a.cfg.Fail(w, r, apierrors.NewBadRequest("the path must not have . or .. in it"))
 		case to.broken != nil:
 			a.cfg.Fail(w, r, apierrors.NewInternalError(to.broken))
 		case !to.available:
@@ -163,11 +165,23 @@ func (a *Aggregator) Handler(next http.Handler) http.Handler {
 	})
 }
 
+func dotted(path string) bool {
+	for part := range strings.SplitSeq(path, "/") {
+		if part == "." || part == ".." {
+			return true
+		}
+	}
+	return false
+}
+
 // groupVersion is the one below whose path a request is; the zero one if there is none. A group version's OpenAPI document is
-// below its path, too.
+// its own, too, but not what would be below that.
 func groupVersion(path string) schema.GroupVersion {
-	path = strings.TrimPrefix(path, "/openapi/v3")
+	path, document := strings.CutPrefix(path, "/openapi/v3")
 	parts := strings.SplitN(strings.TrimPrefix(path, "/"), "/", 4)
+	if document && (len(parts) > 3 || len(parts) > 2 && parts[0] == "api") {
+		return schema.GroupVersion{}
+	}
 	switch {
 	case len(parts) >= 2 && parts[0] == "api":
 		return schema.GroupVersion{Version: parts[1]}
