@@ -28,7 +28,7 @@ cluster: build ## build and run the Procfile: three store members, API server, c
 test: build peers ## run all tests: vet, lint, unit, conformance against the real etcd
 	$(MAKE) lint
 	$(GOTEST) $(PKGS)
-	@for m in peers peers/*/go.mod; do (cd $${m%/go.mod} && $(GO) vet ./... && $(GO) test -timeout 15m ./...) || exit 1; done
+	@for m in peers peers/*/go.mod; do (cd $${m%/go.mod} && $(GO) vet ./... && $(GO) test -count=1 -timeout 15m ./...) || exit 1; done
 
 race: build peers ## run all tests under the race detector
 	$(GO) test -race -tags invariants -timeout 40m $(PKGS)
