@@ -17,7 +17,7 @@ func TestLabelAndAnnotate(t *testing.T) {
 	k.says("deployment.apps/d labeled", "label deployment/d tier=back --overwrite")
 	require.Equal(t, "back", k.deployment("d").Labels["tier"])
 	k.matches(`pod/d-\S+ labeled\npod/d-\S+ labeled`, "label pods -l app=d x=y")
-	k.says("app=d\ntier=back", "label deployment/d --list")
+	k.matches(`(app=d\ntier=back|tier=back\napp=d)`, "label deployment/d --list") // kubectl does not sort them
 	k.says("deployment.apps/d unlabeled", "label deployment/d tier-")
 	k.says("deployment.apps/d not labeled", "label deployment/d app=d")
 	k.says("deployment.apps/d annotated", "annotate deployment/d", "note=hello world")
