@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keelson-io/keelson/orchestrator/scheduler/core"
@@ -119,9 +120,12 @@ func (s *Scheduler) fail(ctx context.Context, t *try, f *core.Failure, p *framew
 	m, pod := &s.model, t.pod
 	now := s.clock.Now()
 	s.metrics.failed(t, f, now)
-	if f.Rejected() {
+	switch {
+	case f.Rejected():
 		s.log.Debug("pod does not fit", zap.String("pod", pod.Name()), zap.String("reason", f.Error()))
-	} else {
+	case apierrors.IsNotFound(f):
+		s.log.Debug("pod was deleted meanwhile", zap.String("pod", pod.Name()), zap.Error(f))
+	default:
 		s.log.Error("scheduling a pod failed", zap.String("pod", pod.Name()), zap.Error(f))
 	}
 	pod.RejectedBy, pod.PendingBy = f.RejectedBy, f.PendingBy
