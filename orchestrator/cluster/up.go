@@ -34,6 +34,9 @@ type Options struct {
 	Ready func(url, kubeconfig string)
 }
 
+// nodeVersion is the kubelet that simulated nodes claim to be.
+const nodeVersion = "v1.37.2+keelson"
+
 // podRange is the addresses of pods.
 const podRange = "10.244.0.0/16"
 
@@ -138,7 +141,7 @@ func (o *Options) hollowNodes(ctx context.Context, c *clients, registered func()
 		return nil
 	}
 	n, err := hollow.New(c.client, c.shared, hollow.Config{
-		Count: o.HollowNodes, Zones: o.HollowZones, Unstarted: o.HollowUnstarted, Version: "v1.37.2+keelson", Clock: clock.Real, Logger: o.Logger.Named("hollow"),
+		Count: o.HollowNodes, Zones: o.HollowZones, Unstarted: o.HollowUnstarted, Version: nodeVersion, Clock: clock.Real, Logger: o.Logger.Named("hollow"),
 	})
 	if err != nil {
 		return err

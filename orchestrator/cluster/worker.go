@@ -120,7 +120,7 @@ func RunHollow(ctx context.Context, w Worker, count int, prefix string) error {
 	w.LeaderElect = false
 	return w.run(ctx, "keelson-hollow", func(ctx context.Context, c *clients, _ *prometheus.Registry) error {
 		n, err := hollow.New(c.client, c.shared, hollow.Config{
-			Count: count, Prefix: prefix, Version: "v1.37.2+keelson", Clock: clock.Real, Logger: w.Logger.Named("hollow"),
+			Count: count, Prefix: prefix, Version: nodeVersion, Clock: clock.Real, Logger: w.Logger.Named("hollow"),
 		})
 		if err != nil {
 			return err
