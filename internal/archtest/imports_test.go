@@ -36,6 +36,8 @@ var rules = []rule{
 	{"orchestrator/kinds", []string{"internal"}, "a kind is data"},
 	{"orchestrator/objectstore", []string{"orchestrator/kinds", "client", "api", "internal"}, "the object store is a client of the store"},
 	{"orchestrator/apiserver", []string{"orchestrator/kinds", "orchestrator/objectstore", "client", "api", "internal"}, "at most three hops lie between a verb and the store"},
+	{"orchestrator/node", []string{"internal"}, "the agent reaches the API only through client-go, and its runtime only through CRI"},
+	{"orchestrator/network", []string{"internal"}, "the network reaches the API only through client-go; the node asks for it through interfaces of its own"},
 	{"orchestrator/cluster", []string{""}, "the cluster composes everything"},
 	{"sim", []string{""}, "simulation composes everything"},
 	{"cmd", []string{""}, "the binary composes everything"},
