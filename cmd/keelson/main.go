@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keelson-io/keelson/client/ctl"
+	"github.com/keelson-io/keelson/orchestrator/node/shim"
 	"github.com/keelson-io/keelson/server/utl"
 )
 
@@ -18,6 +19,9 @@ import (
 var personalities = map[string]string{"etcd": "server", "etcdctl": "ctl", "etcdutl": "utl"}
 
 func main() {
+	if shim.Reexec() { // before anything looks at the arguments
+		return
+	}
 	args := os.Args[1:]
 	if sub, ok := personalities[filepath.Base(os.Args[0])]; ok {
 		args = append([]string{sub}, args...)

@@ -99,7 +99,6 @@ type Request struct {
 	Exec      *ExecSpec             `json:",omitempty"`
 	Streams   Streams               `json:",omitzero"`
 	Resources *specs.LinuxResources `json:",omitempty"`
-	Size      *Size                 `json:",omitempty"`
 }
 
 // Streams says which of the standard streams a client has sent a file for, in this order.
@@ -152,7 +151,6 @@ const (
 	OpEvents   = "events"
 	OpExec     = "exec"
 	OpAttach   = "attach"
-	OpResize   = "resize"
 	OpReopen   = "reopen"
 	OpUpdate   = "update"
 	OpStats    = "stats"
