@@ -147,9 +147,9 @@ func (c *podControl) patchOwner(ctx context.Context, p *corev1.Pod, ref any) err
 	return err
 }
 
-// create makes a pod from a template.
-func (c *podControl) create(ctx context.Context, o *owner, t *corev1.PodTemplateSpec) error {
-	p := &corev1.Pod{
+// podFrom is a pod of an owner, made from a template, with a name that the API server completes.
+func podFrom(o *owner, t *corev1.PodTemplateSpec) *corev1.Pod {
+	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: o.meta.GetNamespace(), GenerateName: podPrefix(o.meta.GetName()), Labels: copyMap(t.Labels),
 			Annotations: copyMap(t.Annotations), Finalizers: append([]string(nil), t.Finalizers...),
@@ -157,6 +157,15 @@ func (c *podControl) create(ctx context.Context, o *owner, t *corev1.PodTemplate
 		},
 		Spec: *t.Spec.DeepCopy(),
 	}
+}
+
+// create makes a pod from a template.
+func (c *podControl) create(ctx context.Context, o *owner, t *corev1.PodTemplateSpec) error {
+	return c.createPod(ctx, o, podFrom(o, t))
+}
+
+// createPod makes a pod.
+func (c *podControl) createPod(ctx context.Context, o *owner, p *corev1.Pod) error {
 	made, err := c.client.CoreV1().Pods(p.Namespace).Create(ctx, p, metav1.CreateOptions{})
 	if err != nil {
 		if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {

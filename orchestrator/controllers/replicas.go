@@ -2,7 +2,6 @@ package controllers
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -62,10 +61,9 @@ type replicaKind struct {
 
 // replicaController keeps as many pods as its objects want.
 type replicaController struct {
-	*loop
+	*podOwners
 	kind    replicaKind
 	control podControl
-	expects *expectations
 	clock   clock.Clock
 }
 
@@ -75,98 +73,26 @@ func newReplicaController(name string, client kubernetes.Interface, i informers.
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	r := &replicaController{
-		loop: newLoop(name, lg), kind: kind, expects: newExpectations(c), clock: c,
-		control: podControl{client: client, pods: pods.GetIndexer(), events: events},
+		podOwners: &podOwners{loop: newLoop(name, lg), kind: kind.kind, informer: kind.informer, expects: newExpectations(c), selector: func(o any) (labels.Selector, error) {
+			x, err := kind.convert(o)
+			if err != nil {
+				return nil, err
+			}
+			return x.selector, nil
+		}},
+		kind: kind, clock: c, control: podControl{client: client, pods: pods.GetIndexer(), events: events},
 	}
-	r.sync = r.syncOne
-	err := errors.Join(
-		r.watch(kind.informer, objects(func(o metav1.Object) { r.add(o) })),
-		r.watch(pods, cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(o any) { r.podCame(o.(*corev1.Pod)) },
-			UpdateFunc: func(old, o any) { r.podChanged(old.(*corev1.Pod), o.(*corev1.Pod)) },
-			DeleteFunc: r.podWent,
-		}),
-	)
-	return r, err
+	r.sync, r.changed = r.syncOne, r.podChanged
+	return r, r.follow(pods)
 }
 
 // Run works until ctx ends.
 func (r *replicaController) Run(ctx context.Context) error { return r.run(ctx, 5) }
 
-// ownerKey is the key of the object of this kind that controls a pod, "" if there is none.
-func (r *replicaController) ownerKey(p *corev1.Pod) string {
-	ref := metav1.GetControllerOf(p)
-	if ref == nil || ref.Kind != r.kind.kind {
-		return ""
-	}
-	key := p.Namespace + "/" + ref.Name
-	o, exists, err := r.kind.informer.GetIndexer().GetByKey(key)
-	if err != nil || !exists || o.(metav1.Object).GetUID() != ref.UID {
-		return ""
-	}
-	return key
-}
-
-func (r *replicaController) podCame(p *corev1.Pod) {
-	if p.DeletionTimestamp != nil { // it came while this controller was not there
-		r.podWent(p)
-		return
-	}
-	if key := r.ownerKey(p); key != "" {
-		r.expects.created(key)
-		r.queue.Add(key)
-		return
-	}
-	if metav1.GetControllerOf(p) == nil {
-		r.wake(p)
-	}
-}
-
-func (r *replicaController) podChanged(old, p *corev1.Pod) {
-	if p.DeletionTimestamp != nil {
-		r.podWent(p)
-		return
-	}
-	before, key := r.ownerKey(old), r.ownerKey(p)
-	if before != "" && before != key {
-		r.queue.Add(before)
-	}
-	if key != "" {
-		r.queue.Add(key)
-		if o, err := r.get(key); err == nil && o != nil && o.minReady > 0 && !isReady(old) && isReady(p) {
-			r.queue.AddAfter(key, time.Duration(o.minReady)*time.Second+time.Second)
-		}
-		return
-	}
-	if metav1.GetControllerOf(p) == nil && (before != "" || !equality.Semantic.DeepEqual(old.Labels, p.Labels)) {
-		r.wake(p)
-	}
-}
-
-func (r *replicaController) podWent(o any) {
-	if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
-		o = gone.Obj
-	}
-	p, ok := o.(*corev1.Pod)
-	if !ok {
-		return
-	}
-	if key := r.ownerKey(p); key != "" {
-		r.expects.deleted(key, p.UID)
-		r.queue.Add(key)
-	}
-}
-
-// wake looks at all objects that select an orphan.
-func (r *replicaController) wake(p *corev1.Pod) {
-	all, err := r.kind.informer.GetIndexer().ByIndex(cache.NamespaceIndex, p.Namespace)
-	if err != nil {
-		return
-	}
-	for _, x := range all {
-		if o, err := r.kind.convert(x); err == nil && !o.selector.Empty() && o.selector.Matches(labels.Set(p.Labels)) {
-			r.queue.Add(keyOf(o.meta))
-		}
+// podChanged looks again when a pod that became ready will have been so for long enough.
+func (r *replicaController) podChanged(key string, old, p *corev1.Pod) {
+	if o, err := r.get(key); err == nil && o != nil && o.minReady > 0 && !isReady(old) && isReady(p) {
+		r.queue.AddAfter(key, time.Duration(o.minReady)*time.Second+time.Second)
 	}
 }
 
