@@ -17,10 +17,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/scale"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/keelson-io/keelson/internal/clock"
@@ -128,6 +131,11 @@ func (s *controllerSet) controllers() (all []controllers.Controller, err error) 
 	add(controllers.NewDeployment(s.client, s.shared, s.events, clock.Real, lg))
 	add(controllers.NewReplicaSet(s.client, s.shared, s.events, clock.Real, lg))
 	add(controllers.NewReplicationController(s.client, s.shared, s.events, clock.Real, lg))
+	add(controllers.NewDaemonSet(s.client, s.shared, s.events, clock.Real, lg))
+	add(controllers.NewStatefulSet(s.client, s.shared, s.events, clock.Real, lg))
+	add(controllers.NewJob(s.client, s.shared, s.events, clock.Real, lg))
+	add(controllers.NewCronJob(s.client, s.shared, s.events, clock.Real, lg))
+	add(controllers.NewTTLAfterFinished(s.client, s.shared, s.events, clock.Real, lg))
 	add(controllers.NewEndpoints(s.client, s.shared, s.events, lg))
 	add(controllers.NewEndpointSlice(s.client, s.shared, s.events, lg))
 	add(controllers.NewEndpointSliceMirroring(s.client, s.shared, s.events, lg))
@@ -149,12 +157,24 @@ func (s *controllerSet) controllers() (all []controllers.Controller, err error) 
 		add(controllers.NewCSR(s.client, s.shared, s.Signer, clock.Real, lg))
 	}
 	add(controllers.NewMigration(s.client, s.metadata, s.migratable, s.shared, clock.Real, lg))
+	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(s.client.Discovery()))
+	scales, serr := scale.NewForConfig(jsonConfig(s.config), mapper, dynamic.LegacyAPIPathResolverFunc, scale.NewDiscoveryScaleKindResolver(s.client.Discovery()))
+	if serr != nil {
+		return nil, serr
+	}
+	add(controllers.NewDisruption(s.client, controllers.Scales{Client: scales, Mapper: mapper}, s.shared, s.events, clock.Real, lg))
 	inv := inventory.New(inventory.Config{Metadata: s.metadata, Resources: s.collectable, Clock: clock.Real, Logger: lg})
 	add(inv, nil)
-	cached := memory.NewMemCacheClient(s.client.Discovery())
-	add(garbage.New(garbage.Config{Metadata: s.metadata, Mapper: restmapper.NewDeferredDiscoveryRESTMapper(cached), Inventory: inv, Logger: lg}), nil)
+	add(garbage.New(garbage.Config{Metadata: s.metadata, Mapper: mapper, Inventory: inv, Logger: lg}), nil)
 	add(controllers.NewResourceQuota(s.client, s.shared, inv, clock.Real, lg))
 	return all, err
+}
+
+// jsonConfig is for clients of objects whose Go types are not known.
+func jsonConfig(c *rest.Config) *rest.Config {
+	c = rest.CopyConfig(c)
+	c.ContentType, c.AcceptContentTypes = "application/json", "application/json"
+	return c
 }
 
 // preferred lists the resources that have some verbs, each in one version. With an error the list is not complete.
