@@ -71,6 +71,9 @@ func (w *worker) halting(ctx context.Context, g glance) bool {
 		default:
 		}
 	}
+	if w.endedOps() != g.ended {
+		return true
+	}
 	alive := g.seen.alive()
 	for _, b := range g.seen.sandboxes {
 		alive = alive || b.ready
@@ -82,6 +85,8 @@ func (w *worker) halting(ctx context.Context, g glance) bool {
 		}
 		h.cancel() // less time than before
 		<-h.ended
+		h.cancel = nil
+		return true // the end of the operation wakes the loop
 	}
 	if !alive {
 		return w.stopsRunning()
@@ -91,7 +96,12 @@ func (w *worker) halting(ctx context.Context, g glance) bool {
 	ended := h.ended
 	w.ops.Go(func() {
 		defer w.kick()
-		defer close(ended)
+		defer func() {
+			w.mu.Lock()
+			w.running.ended++
+			w.mu.Unlock()
+			close(ended)
+		}()
 		if err := w.ws.killPod(stopCtx, g.pod, g.seen, grace, false); err != nil && stopCtx.Err() == nil {
 			w.ws.event(g.pod, nil, corev1.EventTypeWarning, eventKillPod, "error killing pod: %s", message(err))
 			w.ws.log.Warn("pod cannot be stopped", podFields(g.pod, err)...)

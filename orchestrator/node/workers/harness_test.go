@@ -215,6 +215,7 @@ type fakeAPI struct {
 	fail    error // of writes of statuses
 	writes  int
 	deletes []string
+	news    []func(*Workers) // that the agent has not heard yet
 }
 
 func newFakeAPI(h *harness) *fakeAPI {
@@ -294,9 +295,29 @@ func (a *fakeAPI) put(p *corev1.Pod) *corev1.Pod {
 	return p.DeepCopy()
 }
 
+// tell tells the agent of a change, in the order of changes. The caller holds mu.
 func (a *fakeAPI) tell(f func(*Workers)) {
-	if ws := a.h.ws; ws != nil {
-		go f(ws)
+	a.news = append(a.news, f)
+	if len(a.news) == 1 {
+		go a.deliver()
+	}
+}
+
+func (a *fakeAPI) deliver() {
+	for {
+		a.mu.Lock()
+		f, ws := a.news[0], a.h.ws
+		a.mu.Unlock()
+		if ws != nil {
+			f(ws)
+		}
+		a.mu.Lock()
+		a.news = a.news[1:]
+		done := len(a.news) == 0
+		a.mu.Unlock()
+		if done {
+			return
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ const (
 // sync brings the pod closer to what it should be. It returns after how long to look again, and whether nothing is left.
 func (w *worker) sync(ctx context.Context) (again time.Duration, finished bool) {
 	ws := w.ws
+	ended := w.endedOps()
 	seen, err := ws.rt.observe(ctx, w.uid, w.cache)
 	if err == nil {
 		_, err = ws.rt.prefix(ctx)
@@ -33,7 +34,7 @@ func (w *worker) sync(ctx context.Context) (again time.Duration, finished bool) 
 		return runtimePause, false
 	}
 	g := w.look(ws.cfg.Clock.Now())
-	g.pod, g.seen = ws.allocations.apply(g.pod), seen
+	g.pod, g.seen, g.ended = ws.allocations.apply(g.pod), seen, ended
 	w.hear(g.pod, seen)
 	w.forgetOld(seen)
 	g.started = w.startedIn(g.pod, seen, &g.last)
@@ -57,6 +58,12 @@ func (w *worker) sync(ctx context.Context) (again time.Duration, finished bool) 
 	w.tidy(ctx, seen)
 	w.publish(ctx, g, acts)
 	return w.next(g, acts, again), false
+}
+
+func (w *worker) endedOps() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.running.ended
 }
 
 func (w *worker) pod() *corev1.Pod {
@@ -151,11 +158,14 @@ func (w *worker) startedIn(p *corev1.Pod, seen *observed, last *corev1.PodStatus
 
 // act starts the operations that the plan asks for and that do not run yet.
 func (w *worker) act(ctx context.Context, g glance, acts actions) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.running.ended != g.ended {
+		return
+	}
 	for _, s := range acts.stops {
 		w.stop(ctx, g.pod, s)
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	wanted := acts.newSandbox || len(acts.starts) > 0 || w.volumesDue(g.now)
 	if !wanted || w.running.up != nil || (acts.newSandbox && g.now.Before(w.memory.boxHold)) {
 		return
@@ -168,6 +178,7 @@ func (w *worker) act(ctx context.Context, g glance, acts actions) {
 			cancel()
 			w.mu.Lock()
 			w.running.up = nil
+			w.running.ended++
 			w.mu.Unlock()
 		}()
 		w.up(upCtx, g, acts)
@@ -179,10 +190,8 @@ func (w *worker) volumesDue(now time.Time) bool {
 	return now.Sub(w.memory.volumes) >= w.ws.cfg.Options.Resync
 }
 
-// stop starts to stop a container, unless that is under way.
+// stop starts to stop a container, unless that is under way. The caller holds mu.
 func (w *worker) stop(ctx context.Context, p *corev1.Pod, s stop) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	id := s.container.id
 	if w.running.stopping[id] {
 		return
@@ -193,6 +202,7 @@ func (w *worker) stop(ctx context.Context, p *corev1.Pod, s stop) {
 		defer func() {
 			w.mu.Lock()
 			delete(w.running.stopping, id)
+			w.running.ended++
 			w.mu.Unlock()
 		}()
 		w.ws.kill(ctx, p, s, w.ws.probeGrace(p, s))

@@ -53,7 +53,10 @@ type memory struct {
 }
 
 // operations are what runs beside the loop.
+//
+// A sync must not act on what it saw before an operation ended: ended tells it that one did. It will be woken once more.
 type operations struct {
+	ended    int                // operations so far
 	up       context.CancelFunc // brings containers up
 	stopping map[string]bool    // by container ID
 	hooking  map[string]bool    // by container ID: it is started, but its postStart hook has not ended
@@ -161,6 +164,7 @@ func newer(a, b *corev1.Pod) bool {
 // glance is what one sync works with.
 type glance struct {
 	view
+	ended    int // operations that had ended before the look at the runtime
 	removed  bool
 	verdict  *Verdict
 	failures map[string]failure
