@@ -16,6 +16,7 @@ import (
 	"github.com/keelson-io/keelson/orchestrator/apiserver/aggregate"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/allocation"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/audit"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/connect"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/fairness"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/identity"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/meter"
@@ -44,6 +45,8 @@ type API struct {
 	aggregator *aggregate.Aggregator
 	// services hands out cluster IPs and node ports.
 	services *allocation.Services
+	// connector reaches nodes, pods and services.
+	connector *connect.Connector
 }
 
 // New makes an API server. Requests wait until Run has called started.
@@ -89,7 +92,7 @@ func New(cfg Config) (*API, error) {
 	for p, do := range r.parts() {
 		s.parts[p] = do
 	}
-	for p, do := range (&streams{authorizer: authorizer}).parts() {
+	for p, do := range a.streams(authorizer).parts() {
 		s.parts[p] = do
 	}
 	s.parts[part{"", "pods", "binding"}], s.parts[part{"", "bindings", ""}] = (*call).bind, (*call).bind
@@ -136,6 +139,14 @@ func (a *API) admission(authorizer rights.Authorizer) (*admission.Chain, error) 
 		mutators, mutating, validators, validating,
 		&admission.ResourceQuota{Lookup: a.objects, Quotas: a.objects, Clock: a.cfg.Clock},
 	), nil
+}
+
+// streams are the ways to nodes, pods and services.
+func (a *API) streams(authorizer rights.Authorizer) *streams {
+	a.connector = connect.New(connect.Config{
+		Certificate: a.cfg.Nodes.Certificate, Authorities: a.cfg.Nodes.Authorities, Fail: a.fail, Ending: a.server.draining, Dial: a.cfg.Nodes.Dial,
+	})
+	return &streams{authorizer: authorizer, connector: a.connector, services: services{a.objects}}
 }
 
 // tokens is who knows bearer tokens, and who makes them.
@@ -199,7 +210,7 @@ func (a *API) handlers(tokens identity.TokenAuthenticator, authorizer rights.Aut
 func parsed(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		i := request.Parse(r)
-		if i.IsResource && i.Verb == "" {
+		if i.IsResource && i.Verb == "" && i.Subresource != "proxy" {
 			Fail(w, nil, apierrors.NewMethodNotSupported(nodeResource, r.Method))
 			return
 		}

@@ -1,8 +1,11 @@
 package apiserver
 
 import (
+	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"io"
+	"net"
 	"net/netip"
 	"time"
 
@@ -44,10 +47,21 @@ type Config struct {
 
 	Limits      Limits
 	Aggregation Aggregation
+	Nodes       Nodes
 
 	Clock    clock.Clock          // nil: clock.Real
 	Logger   *zap.Logger          // nil: none
 	Registry *prometheus.Registry // nil: an own one
+}
+
+// Nodes is how the server reaches nodes, pods and services.
+type Nodes struct {
+	// Authorities sign the certificates of nodes; nil: nodes are not reached.
+	Authorities *x509.CertPool
+	// Certificate is shown to nodes. It is asked for every connection; nil: none is shown.
+	Certificate func() (*tls.Certificate, error)
+	// Dial makes connections; nil: as net.Dialer does.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Limits bound what requests may take.

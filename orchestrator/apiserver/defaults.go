@@ -7,10 +7,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/keelson-io/keelson/orchestrator/apiserver/identity"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/rights"
 	"github.com/keelson-io/keelson/orchestrator/kinds"
 )
 
@@ -69,4 +72,29 @@ func (a *API) endpoint() (netip.Addr, int32) {
 		return netip.Addr{}, int32(port)
 	}
 	return ip, int32(port)
+}
+
+// joining are the rights by which machines become nodes: who has a bootstrap token may have a client certificate for any node, and a
+// node may renew its own, and have one for its server.
+func joining() []kinds.Object {
+	const serving = "keelson:node-autoapprove-serving"
+	const requests = "system:certificates.k8s.io:certificatesigningrequests:"
+	bind := func(name, role, group string) kinds.Object {
+		return &rbacv1.ClusterRoleBinding{
+			TypeMeta:   metav1.TypeMeta{Kind: "ClusterRoleBinding", APIVersion: rbacv1.SchemeGroupVersion.String()},
+			ObjectMeta: metav1.ObjectMeta{Name: name}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role},
+			Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: group}},
+		}
+	}
+	return []kinds.Object{
+		&rbacv1.ClusterRole{
+			TypeMeta:   metav1.TypeMeta{Kind: "ClusterRole", APIVersion: rbacv1.SchemeGroupVersion.String()},
+			ObjectMeta: metav1.ObjectMeta{Name: serving},
+			Rules:      []rbacv1.PolicyRule{{Verbs: []string{"create"}, APIGroups: []string{"certificates.k8s.io"}, Resources: []string{"certificatesigningrequests/selfnodeserver"}}},
+		},
+		bind(serving, serving, rights.NodesGroup),
+		bind("keelson:node-bootstrap", "system:node-bootstrapper", identity.Bootstrappers),
+		bind("keelson:node-autoapprove-bootstrap", requests+"nodeclient", identity.Bootstrappers),
+		bind("keelson:node-autoapprove-renewal", requests+"selfnodeclient", rights.NodesGroup),
+	}
 }

@@ -32,6 +32,7 @@ func (a *API) Run(ctx context.Context, started func()) error {
 	wg.Go(func() { a.flow.Run(ctx) })
 	wg.Go(func() { a.custom.manager.Run(ctx) })
 	defer a.custom.webhook.Close()
+	defer a.connector.Close()
 	if err := a.bootstrap(ctx); err != nil {
 		return fmt.Errorf("apiserver: the objects that every cluster has: %w", err)
 	}
@@ -116,7 +117,7 @@ func (a *API) bootstrap(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(bootstrapWriters)
-	for _, o := range slices.Concat(rights.Defaults(), priorityClasses(), a.ownService()) {
+	for _, o := range slices.Concat(rights.Defaults(), joining(), priorityClasses(), a.ownService()) {
 		g.Go(func() error { return a.ensure(ctx, o) })
 	}
 	for _, d := range fairness.Defaults() {

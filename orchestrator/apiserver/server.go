@@ -56,7 +56,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	serve := c.serve
-	if shortVerbs[info.Verb] {
+	if shortVerbs[info.Verb] && !apart(info) {
 		serve = func() error { return s.workers.do(c.serve) }
 	}
 	switch err := serve(); {
@@ -86,10 +86,11 @@ func (c *call) serve() (err error) {
 		free = c.res.Kind.Coerce != nil
 	}
 	do := c.s.parts[part{c.info.Group, c.info.Resource, c.info.Subresource}]
-	if c.format, err = media.Accept(c.r, media.Answer{Watch: c.info.Verb == "watch", Free: free, Plain: do != nil}); err != nil {
+	c.format, err = media.Accept(c.r, media.Answer{Watch: c.info.Verb == "watch", Free: free, Plain: do != nil})
+	switch {
+	case err != nil && (do == nil || !apart(c.info)): // what is reached through this server has forms of its own
 		return err
-	}
-	if c.format.Table() {
+	case err == nil && c.format.Table():
 		c.shown.Include = metav1.IncludeObjectPolicy(c.query.Get("includeObject"))
 	}
 	if c.res != nil && c.res.Kind.Deprecation != "" {

@@ -14,38 +14,34 @@ import (
 
 	"github.com/keelson-io/keelson/orchestrator/apiserver/admission"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/audit"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/connect"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/request"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/rights"
 )
 
-// streams are connections to containers. They go through admission, as the operation CONNECT, before their node is looked for.
-// The nodes that there are simulate their pods and serve no streams: an allowed connection ends with 503.
+// streams are connections to containers, to nodes, and to what is behind pods and services. They go through admission, as the
+// operation CONNECT, before it is looked for what they lead to.
 type streams struct {
 	authorizer rights.Authorizer
+	connector  *connect.Connector
+	services   services
 }
 
 // parts are the calls that streams serves.
 func (s *streams) parts() map[part]func(*call) error {
-	of := func(options func(q url.Values) (runtime.Object, string, error)) func(*call) error {
-		return func(c *call) error { return s.connect(c, options) }
-	}
 	return map[part]func(*call) error{
-		{"", "pods", "attach"}: of(attachOptions), {"", "pods", "exec"}: of(execOptions), {"", "pods", "portforward"}: of(portForwardOptions),
+		{"", "pods", "attach"}:      func(c *call) error { return s.command(c, attachOptions) },
+		{"", "pods", "exec"}:        func(c *call) error { return s.command(c, execOptions) },
+		{"", "pods", "portforward"}: s.portForward,
+		{"", "pods", "log"}:         s.log,
+		{"", "pods", "proxy"}:       s.podProxy,
+		{"", "services", "proxy"}:   s.serviceProxy,
+		{"", "nodes", "proxy"}:      s.nodeProxy,
 	}
 }
 
-// connect admits a connection and finds its node. options reads the query, and says which container is meant.
-func (s *streams) connect(c *call, options func(q url.Values) (runtime.Object, string, error)) error {
-	if c.info.Verb != "create" && c.info.Verb != "get" {
-		return apierrors.NewMethodNotSupported(podResource, c.info.Verb)
-	}
-	if c.query.Has("dryRun") {
-		return apierrors.NewBadRequest("dryRun is not supported")
-	}
-	o, container, err := options(c.query)
-	if err != nil {
-		return apierrors.NewBadRequest(err.Error())
-	}
+// admit has a connection admitted.
+func (s *streams) admit(c *call, o runtime.Object) error {
 	sub := c.res.Kind.Subresource(c.info.Subresource)
 	a := &admission.Attributes{
 		Operation: admission.Connect, Kind: c.res.Kind, ObjectKind: sub.Kind, Subresource: sub.Name, Namespace: c.info.Namespace, Name: c.info.Name,
@@ -54,25 +50,98 @@ func (s *streams) connect(c *call, options func(q url.Values) (runtime.Object, s
 	if err := c.res.Admission.Mutate(c.ctx(), a); err != nil {
 		return err
 	}
-	if err := c.res.Admission.Validate(c.ctx(), a); err != nil {
-		return err
+	return c.res.Admission.Validate(c.ctx(), a)
+}
+
+// connect admits a connection to a pod, and finds the pod and its node.
+func (s *streams) connect(c *call, options func(q url.Values) (runtime.Object, string, error)) (pod *corev1.Pod, container string, err error) {
+	if c.info.Verb != "create" && c.info.Verb != "get" {
+		return nil, "", apierrors.NewMethodNotSupported(podResource, c.info.Verb)
+	}
+	if c.query.Has("dryRun") {
+		return nil, "", apierrors.NewBadRequest("dryRun is not supported")
+	}
+	o, container, err := options(c.query)
+	if err != nil {
+		return nil, "", apierrors.NewBadRequest(err.Error())
+	}
+	if err := s.admit(c, o); err != nil {
+		return nil, "", err
 	}
 	if err := s.mayCreate(c); err != nil {
-		return err
+		return nil, "", err
 	}
-	pod, err := find[*corev1.Pod](c.ctx(), c.s.objects(), podResource, c.info.Namespace, c.info.Name)
+	pod, err = find[*corev1.Pod](c.ctx(), c.s.objects(), podResource, c.info.Namespace, c.info.Name)
 	if err != nil {
-		return err
+		return nil, "", err
 	}
-	if sub.Name != "portforward" {
-		if err := checkContainer(pod, container); err != nil {
-			return err
+	if c.info.Subresource != "portforward" {
+		if container, err = chooseContainer(pod, container); err != nil {
+			return nil, "", err
 		}
 	}
 	if pod.Spec.NodeName == "" {
-		return apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", pod.Name))
+		return nil, "", apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", pod.Name))
 	}
-	return apierrors.NewServiceUnavailable(fmt.Sprintf("node %s serves no streams", pod.Spec.NodeName))
+	return pod, container, nil
+}
+
+// node is the server of a pod's node, at a path.
+func (s *streams) node(c *call, name, path string, query url.Values) (*connect.Target, error) {
+	node, err := find[*corev1.Node](c.ctx(), c.s.objects(), nodeResource, "", name)
+	if apierrors.IsNotFound(err) {
+		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("node %s serves no streams", name))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.connector.Node(node, path, query)
+}
+
+// command connects with a container.
+func (s *streams) command(c *call, options func(q url.Values) (runtime.Object, string, error)) error {
+	pod, container, err := s.connect(c, options)
+	if err != nil {
+		return err
+	}
+	to, err := s.node(c, pod.Spec.NodeName, "/"+c.info.Subresource+"/"+pod.Namespace+"/"+pod.Name+"/"+container, nodeQuery(c.query))
+	if err != nil {
+		return err
+	}
+	s.connector.Forward(c.w, c.r, to.Upgraded())
+	return nil
+}
+
+// nodeQuery is how nodes are told which streams are wanted.
+func nodeQuery(q url.Values) url.Values {
+	out := url.Values{}
+	for theirs, ours := range map[string]string{"input": "stdin", "output": "stdout", "error": "stderr", "tty": "tty"} {
+		if flag(q, ours) {
+			out.Set(theirs, "1")
+		}
+	}
+	if command := q["command"]; len(command) > 0 {
+		out["command"] = command
+	}
+	return out
+}
+
+// portForward connects with ports of a pod.
+func (s *streams) portForward(c *call) error {
+	pod, _, err := s.connect(c, portForwardOptions)
+	if err != nil {
+		return err
+	}
+	query := url.Values{}
+	if ports := c.query["ports"]; len(ports) > 0 {
+		query["port"] = ports
+	}
+	to, err := s.node(c, pod.Spec.NodeName, "/portForward/"+pod.Namespace+"/"+pod.Name, query)
+	if err != nil {
+		return err
+	}
+	s.connector.Forward(c.w, c.r, to.Upgraded())
+	return nil
 }
 
 // mayCreate demands the right to create from a GET, too: a WebSocket does as much as a POST.
@@ -89,8 +158,8 @@ func (s *streams) mayCreate(c *call) error {
 	}
 }
 
-// checkContainer says whether a pod has the container that is meant; "" is its only one.
-func checkContainer(pod *corev1.Pod, name string) error {
+// chooseContainer finds the container that is meant; "" is its only one.
+func chooseContainer(pod *corev1.Pod, name string) (string, error) {
 	var names []string
 	for _, c := range pod.Spec.InitContainers {
 		names = append(names, c.Name)
@@ -103,13 +172,13 @@ func checkContainer(pod *corev1.Pod, name string) error {
 	}
 	switch {
 	case name == "" && len(pod.Spec.Containers) == 1:
-		return nil
+		return pod.Spec.Containers[0].Name, nil
 	case name == "":
-		return apierrors.NewBadRequest(fmt.Sprintf("a container name must be specified for pod %s, choose one of: %s", pod.Name, names))
+		return "", apierrors.NewBadRequest(fmt.Sprintf("a container name must be specified for pod %s, choose one of: %s", pod.Name, names))
 	case !slices.Contains(names, name):
-		return apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", name, pod.Name))
+		return "", apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", name, pod.Name))
 	}
-	return nil
+	return name, nil
 }
 
 // flag reads a boolean as Kubernetes does: what is there and does not say no is yes.

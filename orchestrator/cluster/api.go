@@ -174,7 +174,7 @@ func (s *apiServer) build() error {
 	cfg := apiserver.Config{
 		Kinds: kinds.Builtin(), Store: s.store, ClientCAs: clients, Keys: keys, Issuer: s.set.issuer, Address: s.advertised(),
 		Tokens: tokens, ServiceRanges: s.set.ranges, NodePorts: s.set.ports, AuditPolicy: s.set.auditPolicy,
-		Aggregation: aggregation, Limits: s.cfg.Limits, Clock: clock.Real, Logger: s.lg, Registry: s.registry,
+		Aggregation: aggregation, Nodes: s.nodes(), Limits: s.cfg.Limits, Clock: clock.Real, Logger: s.lg, Registry: s.registry,
 	}
 	if s.set.auditLog != nil {
 		cfg.AuditLog = s.set.auditLog
@@ -302,6 +302,17 @@ func (s *apiServer) aggregation() (apiserver.Aggregation, error) {
 	return apiserver.Aggregation{Certificate: &cert, Trust: aggregate.Trust{
 		ClientAuthorities: slices.Concat(s.pki.CA(), s.set.clientCAs), Authority: p.CA(), Name: frontProxy,
 	}}, err
+}
+
+// nodeClient names the certificate by which nodes know the API server.
+const nodeClient = "apiserver-kubelet-client"
+
+// nodes is how nodes are reached. The certificate is looked at for every connection, so that it never ends.
+func (s *apiServer) nodes() apiserver.Nodes {
+	return apiserver.Nodes{Authorities: s.pki.Pool(), Certificate: func() (*tls.Certificate, error) {
+		c, err := s.pki.Client(nodeClient, "kube-apiserver-kubelet-client", "system:masters")
+		return &c, err
+	}}
 }
 
 // authorities are what clients know the server by, in PEM. A certificate that somebody else signed is known by itself.

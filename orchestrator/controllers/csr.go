@@ -44,6 +44,7 @@ type csrController struct {
 	*loop
 	client kubernetes.Interface
 	csrs   cache.Indexer
+	nodes  cache.Indexer
 	signer CertificateSigner
 	clock  clock.Clock
 }
@@ -51,8 +52,10 @@ type csrController struct {
 // NewCSR makes the controller that approves and signs certificates.
 func NewCSR(client kubernetes.Interface, i informers.SharedInformerFactory, s CertificateSigner, c clock.Clock, lg *zap.Logger) (Controller, error) {
 	ci := i.Certificates().V1().CertificateSigningRequests().Informer()
-	r := &csrController{loop: newLoop("csr", lg), client: client, csrs: ci.GetIndexer(), signer: s, clock: c}
+	nodes := i.Core().V1().Nodes().Informer()
+	r := &csrController{loop: newLoop("csr", lg), client: client, csrs: ci.GetIndexer(), nodes: nodes.GetIndexer(), signer: s, clock: c}
 	r.sync = r.syncOne
+	r.synced = append(r.synced, nodes.HasSynced)
 	return r, r.watch(ci, objects(func(o *certificatesv1.CertificateSigningRequest) { r.add(o) }))
 }
 
@@ -82,11 +85,18 @@ func (c *csrController) syncOne(ctx context.Context, name string) error {
 	return c.sign(ctx, r.DeepCopy(), rules)
 }
 
-// approve approves requests of nodes for their own client certificates, and of whoever may make them for any node.
+// approve approves requests of nodes for their own certificates, and of whoever may make client certificates for any node.
 func (c *csrController) approve(ctx context.Context, r *certificatesv1.CertificateSigningRequest) error {
-	if r.Spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName {
-		return nil
+	switch r.Spec.SignerName {
+	case certificatesv1.KubeletServingSignerName:
+		return c.approveServing(ctx, r)
+	case certificatesv1.KubeAPIServerClientKubeletSignerName:
+		return c.approveClient(ctx, r)
 	}
+	return nil
+}
+
+func (c *csrController) approveClient(ctx context.Context, r *certificatesv1.CertificateSigningRequest) error {
 	req, err := parseRequest(r)
 	if err != nil || checkKubeletClient(req, r.Spec.Usages) != nil {
 		return nil // somebody else may know what to make of it
@@ -106,16 +116,20 @@ func (c *csrController) approve(ctx context.Context, r *certificatesv1.Certifica
 			return err
 		}
 		if ok {
-			now := metav1.Time{Time: c.clock.Now().Truncate(time.Second)}
-			r.Status.Conditions = append(r.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{
-				Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue, Reason: "AutoApproved", Message: rule.message,
-				LastUpdateTime: now, LastTransitionTime: now,
-			})
-			_, err := c.client.CertificatesV1().CertificateSigningRequests().UpdateApproval(ctx, r.Name, r, metav1.UpdateOptions{})
-			return ignoreMissing(err)
+			return c.approved(ctx, r, rule.message)
 		}
 	}
 	return nil
+}
+
+func (c *csrController) approved(ctx context.Context, r *certificatesv1.CertificateSigningRequest, message string) error {
+	now := metav1.Time{Time: c.clock.Now().Truncate(time.Second)}
+	r.Status.Conditions = append(r.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{
+		Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue, Reason: "AutoApproved", Message: message,
+		LastUpdateTime: now, LastTransitionTime: now,
+	})
+	_, err := c.client.CertificatesV1().CertificateSigningRequests().UpdateApproval(ctx, r.Name, r, metav1.UpdateOptions{})
+	return ignoreMissing(err)
 }
 
 // may asks whether the requestor may have its request approved without a person.

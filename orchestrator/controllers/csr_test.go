@@ -52,7 +52,29 @@ func TestCertificates(t *testing.T) {
 	person := x509.CertificateRequest{Subject: pkix.Name{CommonName: "jane", Organization: []string{"team"}}}
 	const client, server = certificatesv1.UsageClientAuth, certificatesv1.UsageServerAuth
 	const kubelet, plain, kubeletServing = certificatesv1.KubeAPIServerClientKubeletSignerName, certificatesv1.KubeAPIServerClientSignerName, certificatesv1.KubeletServingSignerName
-	w := newWorld(t,
+	foreign, stolen, called := serving, serving, serving
+	foreign.IPAddresses = []net.IP{net.IPv4(10, 0, 0, 9)}
+	stolen.IPAddresses = []net.IP{net.IPv4(10, 0, 0, 2)}
+	called.DNSNames = []string{"kubernetes.default.svc"}
+	addresses := func(name string, ips ...string) *corev1.Node {
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: name}, {Type: corev1.NodeInternalDNS, Address: "kubernetes.default.svc"}}
+		for _, ip := range ips {
+			n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})
+		}
+		return n
+	}
+	own := func(r *certificatesv1.CertificateSigningRequest) *certificatesv1.CertificateSigningRequest {
+		r.Spec.Groups = []string{"system:nodes", "system:authenticated"}
+		return r
+	}
+	w := newWorld(t, addresses("n1", "10.0.0.1", "10.0.0.2"), addresses("n2", "10.0.0.2"),
+		own(request("own-serving", kubeletServing, "system:node:n1", false, serving, server)),
+		own(request("foreign-serving", kubeletServing, "system:node:n1", false, foreign, server)),
+		own(request("stolen-serving", kubeletServing, "system:node:n1", false, stolen, server)),
+		own(request("called-serving", kubeletServing, "system:node:n1", false, called, server)),
+		own(request("other-serving", kubeletServing, "system:node:n2", false, serving, server)),
+		request("no-node-serving", kubeletServing, "system:node:n1", false, serving, server),
 		request("bootstrap", kubelet, "system:bootstrap:x", false, node, client),
 		request("renewal", kubelet, "system:node:n1", false, node, client),
 		request("thief", kubelet, "system:node:n2", false, node, client),
@@ -66,7 +88,7 @@ func TestCertificates(t *testing.T) {
 	w.client.PrependReactor("create", "subjectaccessreviews", func(a clienttesting.Action) (bool, runtime.Object, error) {
 		r := a.(clienttesting.CreateAction).GetObject().(*authorizationv1.SubjectAccessReview)
 		s := r.Spec.ResourceAttributes.Subresource
-		r.Status.Allowed = s == "nodeclient" && r.Spec.User == "system:bootstrap:x" || s == "selfnodeclient"
+		r.Status.Allowed = s == "nodeclient" && r.Spec.User == "system:bootstrap:x" || s == "selfnodeclient" || s == "selfnodeserver"
 		return true, r, nil
 	})
 	w.client.PrependReactor("update", "certificatesigningrequests", func(a clienttesting.Action) (bool, runtime.Object, error) {
@@ -84,7 +106,7 @@ func TestCertificates(t *testing.T) {
 		require.NoError(t, err)
 		return r
 	}
-	for _, name := range []string{"bootstrap", "renewal", "jane", "serves"} {
+	for _, name := range []string{"bootstrap", "renewal", "jane", "serves", "own-serving"} {
 		eventually(t, func() error {
 			if len(get(name).Status.Certificate) == 0 {
 				return fmt.Errorf("%s: %+v", name, get(name).Status)
@@ -98,7 +120,7 @@ func TestCertificates(t *testing.T) {
 		require.NoError(t, err)
 		require.False(t, cert.IsCA)
 		require.WithinDuration(t, time.Now().Add(time.Hour), cert.NotAfter, time.Minute)
-		if name == "serves" {
+		if name == "serves" || name == "own-serving" {
 			require.Equal(t, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, cert.ExtKeyUsage)
 			require.True(t, cert.IPAddresses[0].Equal(net.IPv4(10, 0, 0, 1)))
 		} else {
@@ -111,7 +133,9 @@ func TestCertificates(t *testing.T) {
 		}
 		return nil
 	})
-	for _, name := range []string{"thief", "no-node", "waits", "not-ours"} {
+	for _, name := range []string{
+		"thief", "no-node", "waits", "foreign-serving", "stolen-serving", "called-serving", "other-serving", "no-node-serving", "not-ours",
+	} {
 		require.Empty(t, get(name).Status.Certificate, name)
 		if name != "not-ours" {
 			require.Empty(t, get(name).Status.Conditions, name)

@@ -28,8 +28,8 @@ type Bootstrap struct {
 	token, group *regexp.Regexp
 }
 
-// bootstrappers is the group of all users with bootstrap tokens.
-const bootstrappers = "system:bootstrappers"
+// Bootstrappers is the group of all users with bootstrap tokens.
+const Bootstrappers = "system:bootstrappers"
 
 // NewBootstrap returns an authenticator of the tokens in secrets.
 func NewBootstrap(s Secrets, c clock.Clock) *Bootstrap {
@@ -62,7 +62,7 @@ func (b *Bootstrap) Token(ctx context.Context, token string, _ []string) (*Ident
 		get("usage-bootstrap-authentication") != "true":
 		return nil, nil
 	}
-	groups := []string{bootstrappers}
+	groups := []string{Bootstrappers}
 	if extra := get("auth-extra-groups"); extra != "" {
 		for g := range strings.SplitSeq(extra, ",") {
 			if !b.group.MatchString(g) {

@@ -72,7 +72,7 @@ func TestRead(t *testing.T) {
 		"stderr":         {Options{Stream: Stderr}, "two\nfour\nseven\n"},
 		"ended":          {Options{Follow: true, Tail: ptr.To(int64(1))}, "seven\n"},
 		"times": {
-			Options{Timestamps: true, Tail: ptr.To(int64(5)), Limit: ptr.To(int64(93))},
+			Options{Timestamps: true, Tail: ptr.To(int64(5)), Limit: ptr.To(int64(92))},
 			"2026-01-02T15:04:07.123456789Z three\n2026-01-02T15:04:08.123456789Z four\n2026-01-02T15:04:09",
 		},
 	} {
