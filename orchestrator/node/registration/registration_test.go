@@ -24,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/retry"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/keelson-io/keelson/orchestrator/cluster"
@@ -239,10 +240,12 @@ func TestJoin(t *testing.T) {
 
 	// Another run keeps what others have written, and brings back its own.
 	stop()
-	n = get()
-	n.Labels["theirs"], n.Labels["a"] = "1", "changed"
-	_, err = admin.CoreV1().Nodes().Update(ctx, n, metav1.UpdateOptions{})
-	require.NoError(t, err)
+	require.NoError(t, retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		n = get()
+		n.Labels["theirs"], n.Labels["a"] = "1", "changed"
+		_, err := admin.CoreV1().Nodes().Update(ctx, n, metav1.UpdateOptions{})
+		return err
+	}))
 	cfg.Devices = nil
 	r, _ = run(t, cfg)
 	eventually(t, func() bool { return condition(get(), corev1.NodeReady).Status == corev1.ConditionTrue }, "ready again")

@@ -2,6 +2,8 @@ package serve
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -11,6 +13,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/httpstream/wsstream"
 	"k8s.io/apimachinery/pkg/util/proxy"
 	streamproxy "k8s.io/apiserver/pkg/util/proxy"
@@ -50,22 +54,22 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 func (s *Server) command(w http.ResponseWriter, r *http.Request, address func(ctx context.Context, id string, o streamproxy.Options) (string, error)) {
 	o, err := streamsOf(r.URL.Query())
 	if err != nil {
-		refuse(w, err)
+		refuseStream(w, err)
 		return
 	}
 	id, _, err := s.container(r, false)
 	if err != nil {
-		refuse(w, err)
+		refuseStream(w, err)
 		return
 	}
 	at, err := address(r.Context(), id, o)
 	if err != nil {
-		refuse(w, ofRuntime(err))
+		refuseStream(w, ofRuntime(err))
 		return
 	}
 	to, err := location(at)
 	if err != nil {
-		refuse(w, err)
+		refuseStream(w, err)
 		return
 	}
 	if wsstream.IsWebSocketRequestWithStreamCloseProtocol(r) {
@@ -78,12 +82,12 @@ func (s *Server) command(w http.ResponseWriter, r *http.Request, address func(ct
 func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 	p, err := s.pod(r.PathValue("namespace"), r.PathValue("pod"), r.PathValue("uid"))
 	if err != nil {
-		refuse(w, err)
+		refuseStream(w, err)
 		return
 	}
 	ports, err := portsOf(r.URL.Query())
 	if err != nil {
-		refuse(w, err)
+		refuseStream(w, err)
 		return
 	}
 	ready := &runtimeapi.PodSandboxFilter{
@@ -91,21 +95,21 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 	}
 	list, err := s.cfg.Runtime.ListPodSandbox(r.Context(), &runtimeapi.ListPodSandboxRequest{Filter: ready})
 	if err != nil {
-		refuse(w, ofRuntime(err))
+		refuseStream(w, ofRuntime(err))
 		return
 	}
 	if len(list.Items) == 0 {
-		refuse(w, failed(http.StatusBadRequest, "pod %q is not running", p.Namespace+"/"+p.Name))
+		refuseStream(w, failed(http.StatusBadRequest, "pod %q is not running", p.Namespace+"/"+p.Name))
 		return
 	}
 	resp, err := s.cfg.Runtime.PortForward(r.Context(), &runtimeapi.PortForwardRequest{PodSandboxId: list.Items[0].Id, Port: ports})
 	if err != nil {
-		refuse(w, ofRuntime(err))
+		refuseStream(w, ofRuntime(err))
 		return
 	}
 	to, err := location(resp.Url)
 	if err != nil {
-		refuse(w, err)
+		refuseStream(w, err)
 		return
 	}
 	if wsstream.IsWebSocketRequestWithTunnelingProtocol(r) {
@@ -201,12 +205,33 @@ func through(to *url.URL) http.Handler {
 type refuser struct{}
 
 func (refuser) Error(w http.ResponseWriter, _ *http.Request, err error) {
-	code := http.StatusBadGateway
-	if e, ok := err.(interface{ Status() int }); ok {
-		code = e.Status()
+	var status apierrors.APIStatus
+	if errors.As(err, &status) {
+		err = failed(int(status.Status().Code), "%v", err)
 	}
-	if strings.Contains(err.Error(), "Upgrade request required") {
-		code = http.StatusBadRequest
+	refuseStream(w, err)
+}
+
+// refuseStream answers with a Status: clients that ask for a connection take other texts for something else.
+func refuseStream(w http.ResponseWriter, err error) {
+	s := metav1.Status{
+		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Message: err.Error(), Code: http.StatusInternalServerError,
 	}
-	http.Error(w, err.Error(), code)
+	var f *failure
+	if errors.As(err, &f) {
+		s.Code = int32(f.code)
+	}
+	s.Reason = map[int32]metav1.StatusReason{
+		http.StatusBadRequest: metav1.StatusReasonBadRequest, http.StatusNotFound: metav1.StatusReasonNotFound,
+		http.StatusTooManyRequests: metav1.StatusReasonTooManyRequests, http.StatusServiceUnavailable: metav1.StatusReasonServiceUnavailable,
+		http.StatusInternalServerError: metav1.StatusReasonInternalError,
+	}[s.Code]
+	b, err := json.Marshal(s)
+	if err != nil {
+		http.Error(w, s.Message, int(s.Code))
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(int(s.Code))
+	_, _ = w.Write(b) // the client is gone
 }
