@@ -92,6 +92,13 @@ func workerFlags(fs *pflag.FlagSet, w *cluster.Worker, metrics string) {
 	fs.StringVar(&w.MetricsAddress, "metrics-address", metrics, "IP address and port to serve /metrics, /healthz and /readyz on over HTTP; empty: nowhere.")
 }
 
+// loopFlags are settings of controllers.
+func loopFlags(fs *pflag.FlagSet, l *cluster.Loops) {
+	l.Disruption = controllers.DefaultDisruption()
+	fs.StringSliceVar(&l.LoadBalancerAddresses, "load-balancer-addresses", nil, "Addresses of services of type LoadBalancer: ranges such as 192.0.2.10-192.0.2.20 or 192.0.2.0/28.")
+	disruptionFlags(fs, &l.Disruption)
+}
+
 // disruptionFlags have the names that they have in kube-controller-manager.
 func disruptionFlags(fs *pflag.FlagSet, d *controllers.Disruption) {
 	fs.Float64Var(&d.EvictionRate, "node-eviction-rate", d.EvictionRate, "Nodes per second whose pods are evicted, in a healthy zone.")
@@ -103,16 +110,16 @@ func disruptionFlags(fs *pflag.FlagSet, d *controllers.Disruption) {
 func controllersCommand() *cobra.Command {
 	var w cluster.Worker
 	var pkiDir string
-	d := controllers.DefaultDisruption()
+	var l cluster.Loops
 	cmd := &cobra.Command{Use: "controllers", Short: "Run the controllers", Args: cobra.NoArgs}
 	workerFlags(cmd.Flags(), &w, "127.0.0.1:10257")
 	cmd.Flags().StringVar(&pkiDir, "pki-dir", "data/pki", "Directory of the cluster's authority, with which certificates are signed.")
-	disruptionFlags(cmd.Flags(), &d)
+	loopFlags(cmd.Flags(), &l)
 	logs := logFlags(cmd.Flags())
 	cmd.RunE = func(*cobra.Command, []string) error {
 		return runRole(logs, func(ctx context.Context, lg *zap.Logger) error {
 			w.Logger = lg
-			return cluster.RunControllers(ctx, w, pkiDir, d)
+			return cluster.RunControllers(ctx, w, pkiDir, l)
 		})
 	}
 	return cmd

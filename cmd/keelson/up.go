@@ -16,6 +16,7 @@ func upCommand() *cobra.Command {
 		Long: "Run a store member, the API server, the controllers, the scheduler and simulated nodes in this process.",
 	}
 	apiFlags(cmd.Flags(), &o.API)
+	loopFlags(cmd.Flags(), &o.Loops)
 	cmd.Flags().StringSliceVar(&o.StoreEndpoints, "store-endpoints", nil, "Client URLs of a Keelson or etcd cluster (default: an embedded member).")
 	cmd.Flags().IntVar(&o.HollowNodes, "hollow-nodes", 1, "Number of simulated nodes.")
 	cmd.Flags().IntVar(&o.HollowZones, "hollow-zones", 0, "Number of zones that the simulated nodes are spread over; 0: none.")

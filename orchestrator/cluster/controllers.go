@@ -43,10 +43,18 @@ type Control struct {
 	// Tokens makes the tokens that are kept in secrets. Without it nobody does.
 	Tokens controllers.TokenIssuer
 	// PodRange is the addresses of pods, of which every node gets a part.
-	PodRange   netip.Prefix
-	Disruption controllers.Disruption
+	PodRange netip.Prefix
+	Loops
 	Registerer prometheus.Registerer // nil: none
 	Logger     *zap.Logger
+}
+
+// Loops are settings of controllers.
+type Loops struct {
+	Disruption controllers.Disruption
+	// LoadBalancerAddresses are what services of type LoadBalancer get their addresses from: ranges such as
+	// "192.0.2.10-192.0.2.20" or "192.0.2.0/28".
+	LoadBalancerAddresses []string
 }
 
 // nodeBits is the prefix of a node's part of the pods' range.
@@ -142,6 +150,14 @@ func (s *controllerSet) controllers() (all []controllers.Controller, err error) 
 	add(controllers.NewNamespace(s.client, s.metadata, s.namespaced, s.shared, clock.Real, lg))
 	add(controllers.NewServiceAccount(s.client, s.shared, lg))
 	add(controllers.NewClusterRoleAggregation(s.client, s.shared, lg))
+	pool, perr := controllers.ParseAddressRanges(s.LoadBalancerAddresses)
+	if perr != nil {
+		return nil, perr
+	}
+	add(controllers.NewLoadBalancer(s.client, s.shared, s.events, lg, pool))
+	add(controllers.NewPersistentVolume(s.client, s.shared, s.events, lg))
+	add(controllers.NewVolumeProtection(s.client, s.shared, lg))
+	add(controllers.NewEphemeralVolume(s.client, s.shared, s.events, lg))
 	add(controllers.NewNodeIPAM(s.client, s.shared, s.events, lg, controllers.NodeRange{Cluster: s.PodRange, Bits: nodeBits}))
 	add(controllers.NewNodeLifecycle(s.client, s.shared, s.events, clock.Real, lg, s.Disruption))
 	add(controllers.NewTaintEviction(s.client, s.shared, s.events, clock.Real, lg))

@@ -22,6 +22,7 @@ import (
 // Options say what Up runs.
 type Options struct {
 	API
+	Loops
 	// HollowNodes is the number of simulated nodes, HollowZones that of the zones that they are in, 0 for none.
 	HollowNodes, HollowZones int
 	// HollowUnstarted makes simulated nodes leave pods pending, for measurements of the scheduler.
@@ -42,6 +43,9 @@ const podRange = "10.244.0.0/16"
 
 // Up runs the whole platform in this process until the context ends. With StoreEndpoints the store is an external one.
 func Up(ctx context.Context, o Options) (err error) {
+	if o.Disruption == (controllers.Disruption{}) {
+		o.Disruption = controllers.DefaultDisruption()
+	}
 	p := newProgress(o.Out)
 	defer p.close()
 	if len(o.StoreEndpoints) == 0 {
@@ -81,7 +85,7 @@ func (o *Options) work(ctx context.Context, s *apiServer, p *progress) error {
 	})
 	started, registered := make(chan struct{}), make(chan struct{})
 	g.Go(func() error {
-		cfg := Control{CA: s.authorities(), Signer: s.pki, Tokens: s.tokens, PodRange: netip.MustParsePrefix(podRange), Disruption: controllers.DefaultDisruption(), Registerer: s.registry, Logger: o.Logger.Named("controllers")}
+		cfg := Control{CA: s.authorities(), Signer: s.pki, Tokens: s.tokens, PodRange: netip.MustParsePrefix(podRange), Loops: o.Loops, Registerer: s.registry, Logger: o.Logger.Named("controllers")}
 		return control(ctx, c, cfg, func() { close(started) })
 	})
 	g.Go(func() error {

@@ -15,7 +15,6 @@ import (
 	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/identity"
 	"github.com/keelson-io/keelson/orchestrator/cluster/pki"
-	"github.com/keelson-io/keelson/orchestrator/controllers"
 	"github.com/keelson-io/keelson/orchestrator/hollow"
 	"github.com/keelson-io/keelson/orchestrator/scheduler/config"
 )
@@ -90,9 +89,9 @@ func (w *Worker) run(ctx context.Context, name string, role func(ctx context.Con
 }
 
 // RunControllers runs the controllers until the context ends. With a directory of an authority they sign certificates.
-func RunControllers(ctx context.Context, w Worker, pkiDir string, d controllers.Disruption) error {
+func RunControllers(ctx context.Context, w Worker, pkiDir string, l Loops) error {
 	return w.run(ctx, "keelson-controllers", func(ctx context.Context, c *clients, r *prometheus.Registry) error {
-		cfg := Control{CA: c.config.CAData, PodRange: netip.MustParsePrefix(podRange), Disruption: d, Registerer: r, Logger: w.Logger.Named("controllers")}
+		cfg := Control{CA: c.config.CAData, PodRange: netip.MustParsePrefix(podRange), Loops: l, Registerer: r, Logger: w.Logger.Named("controllers")}
 		if _, err := os.Stat(pkiDir); err == nil {
 			s, err := pki.Open(pkiDir, time.Now)
 			if err != nil {
