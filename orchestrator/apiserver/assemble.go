@@ -136,6 +136,9 @@ func (a *API) admission(authorizer rights.Authorizer) (*admission.Chain, error) 
 		&admission.Priority{Lookup: a.objects},
 		&admission.DefaultTolerationSeconds{Seconds: defaultTolerationSeconds},
 		&admission.RuntimeClass{Lookup: a.objects},
+		&admission.DefaultClass{Lookup: a.objects},
+		admission.StorageProtection{},
+		&admission.ClaimResize{Lookup: a.objects},
 		mutators, mutating, validators, validating,
 		&admission.ResourceQuota{Lookup: a.objects, Quotas: a.objects, Clock: a.cfg.Clock},
 	), nil

@@ -50,7 +50,9 @@ func TestLoadBalancer(t *testing.T) {
 	}
 	is("a", "192.0.2.2")
 	for _, s := range []*corev1.Service{
-		balanced("b", func(s *corev1.Service) { s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol, corev1.IPv4Protocol} }), balanced("c", nil),
+		balanced("b", func(s *corev1.Service) {
+			s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol, corev1.IPv4Protocol}
+		}), balanced("c", nil),
 	} {
 		_, err := w.client.CoreV1().Services("ns").Create(w.ctx, s, metav1.CreateOptions{})
 		require.NoError(t, err)

@@ -8,11 +8,13 @@ import (
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	volumehelpers "k8s.io/component-helpers/storage/volume"
+	"k8s.io/utils/ptr"
 )
 
 // HostPathProvisioner is the provisioner of storage classes whose volumes are made here: a file on a disk of one node, of the
@@ -80,8 +82,27 @@ func (v *volumeController) all() {
 	}
 }
 
+// defaultClass is the storage class that a cluster without any gets.
+const defaultClass = "standard"
+
+// ensureClass makes a default storage class, if there is no class at all. One that is there is left as it is.
+func (v *volumeController) ensureClass(ctx context.Context) {
+	if !cache.WaitForCacheSync(ctx.Done(), v.claims.synced...) || len(v.class.List()) > 0 {
+		return
+	}
+	_, err := v.client.StorageV1().StorageClasses().Create(ctx, &storagev1.StorageClass{
+		ObjectMeta:  metav1.ObjectMeta{Name: defaultClass, Annotations: map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}},
+		Provisioner: HostPathProvisioner, ReclaimPolicy: ptr.To(corev1.PersistentVolumeReclaimDelete),
+		VolumeBindingMode: ptr.To(storagev1.VolumeBindingWaitForFirstConsumer), AllowVolumeExpansion: ptr.To(true),
+	}, metav1.CreateOptions{})
+	if err != nil && ctx.Err() == nil {
+		v.claims.lg.Warn("the default storage class could not be made", zap.Error(err))
+	}
+}
+
 // Run works until ctx ends. One worker binds: two claims would want the same volume.
 func (v *volumeController) Run(ctx context.Context) error {
+	v.ensureClass(ctx)
 	done := make(chan error, 1)
 	go func() { done <- v.volumes.run(ctx, 2) }()
 	return errors.Join(v.claims.run(ctx, 1), <-done)

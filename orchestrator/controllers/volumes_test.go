@@ -118,11 +118,15 @@ func TestVolumesBoundByUsers(t *testing.T) {
 		phase  corev1.PersistentVolumeClaimPhase
 		of     string
 	}{
-		"the claim names it":        {nil, func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeName = "v" }, corev1.ClaimBound, "v"},
-		"the volume names it":       {func(p *corev1.PersistentVolume) { p.Spec.ClaimRef = &corev1.ObjectReference{Namespace: "ns", Name: "c"} }, nil, corev1.ClaimBound, "v"},
-		"the volume is for another": {func(p *corev1.PersistentVolume) { p.Spec.ClaimRef = &corev1.ObjectReference{Namespace: "ns", Name: "x"} }, nil, corev1.ClaimPending, ""},
-		"another class":             {func(p *corev1.PersistentVolume) { p.Spec.StorageClassName = "x" }, nil, corev1.ClaimPending, ""},
-		"another mode":              {func(p *corev1.PersistentVolume) { p.Spec.AccessModes[0] = corev1.ReadWriteMany }, nil, corev1.ClaimPending, ""},
+		"the claim names it": {nil, func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeName = "v" }, corev1.ClaimBound, "v"},
+		"the volume names it": {func(p *corev1.PersistentVolume) {
+			p.Spec.ClaimRef = &corev1.ObjectReference{Namespace: "ns", Name: "c"}
+		}, nil, corev1.ClaimBound, "v"},
+		"the volume is for another": {func(p *corev1.PersistentVolume) {
+			p.Spec.ClaimRef = &corev1.ObjectReference{Namespace: "ns", Name: "x"}
+		}, nil, corev1.ClaimPending, ""},
+		"another class": {func(p *corev1.PersistentVolume) { p.Spec.StorageClassName = "x" }, nil, corev1.ClaimPending, ""},
+		"another mode":  {func(p *corev1.PersistentVolume) { p.Spec.AccessModes[0] = corev1.ReadWriteMany }, nil, corev1.ClaimPending, ""},
 		"labels": {func(p *corev1.PersistentVolume) { p.Labels = map[string]string{"a": "b"} }, func(c *corev1.PersistentVolumeClaim) {
 			c.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}}
 		}, corev1.ClaimBound, "v"},
@@ -188,8 +192,12 @@ func TestVolumesInUse(t *testing.T) {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p"}, Spec: corev1.PodSpec{NodeName: "n", Volumes: []corev1.Volume{
 		{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "used"}}},
 	}}}
-	w := newWorld(t, pod, claim("used", "1Gi", func(c *corev1.PersistentVolumeClaim) { c.DeletionTimestamp, c.Finalizers = ptr.To(metav1.Now()), []string{claimProtection} }),
-		claim("free", "1Gi", func(c *corev1.PersistentVolumeClaim) { c.DeletionTimestamp, c.Finalizers = ptr.To(metav1.Now()), []string{claimProtection} }),
+	w := newWorld(t, pod, claim("used", "1Gi", func(c *corev1.PersistentVolumeClaim) {
+		c.DeletionTimestamp, c.Finalizers = ptr.To(metav1.Now()), []string{claimProtection}
+	}),
+		claim("free", "1Gi", func(c *corev1.PersistentVolumeClaim) {
+			c.DeletionTimestamp, c.Finalizers = ptr.To(metav1.Now()), []string{claimProtection}
+		}),
 		claim("new", "1Gi", nil), volume("v", "1Gi", nil))
 	c, err := NewVolumeProtection(w.client, w.factory, nil)
 	require.NoError(t, err)
