@@ -289,7 +289,9 @@ func (k *Keeper) update(c *container, r *specs.LinuxResources) error {
 		return fmt.Errorf("update %s: %w", c.id, err)
 	}
 	config.Cgroups = group
-	if err := c.lib.Set(config); err != nil {
+	err = c.lib.Set(config)
+	group.SkipDevices = false // with it, nothing more could be started
+	if err != nil {
 		return fmt.Errorf("update %s: %w", c.id, err)
 	}
 	return nil

@@ -215,25 +215,41 @@ func (s *sandbox) configure(spec *wire.SandboxSpec, flags uintptr) error {
 				return fmt.Errorf("hostname %q: %w", spec.Hostname, err)
 			}
 		}
-		if len(spec.Sysctls) == 0 {
-			return nil
+		denied, err := sysctl(spec.Sysctls)
+		if len(denied) == 0 || spec.UserNS == nil {
+			return err
 		}
-		if spec.UserNS != nil { // those of IPC are its root's alone
-			if err := becomeRootOf(spec.UserNS); err != nil {
-				return err
-			}
+		if err := becomeRootOf(spec.UserNS); err != nil { // those of IPC are for its root alone
+			return err
 		}
-		for name, value := range spec.Sysctls {
-			path := "/proc/sys/" + strings.ReplaceAll(name, ".", "/")
-			if strings.Contains(name, "/") {
-				path = "/proc/sys/" + name
-			}
-			if err := os.WriteFile(filepath.Clean(path), []byte(value), 0); err != nil {
-				return fmt.Errorf("sysctl %s: %w", name, err)
-			}
-		}
-		return nil
+		_, err = sysctl(denied)
+		return err
 	})
+}
+
+// sysctl sets what it can, and returns what it was not permitted to.
+func sysctl(values map[string]string) (denied map[string]string, err error) {
+	denied = map[string]string{}
+	for name, value := range values {
+		path := name
+		if i := strings.IndexAny(name, "./"); i >= 0 && name[i] == '.' { // then a slash in it is a dot of a link's name
+			path = strings.NewReplacer(".", "/", "/", ".").Replace(name)
+		}
+		if !filepath.IsLocal(path) {
+			return nil, fmt.Errorf("sysctl %q is none", name)
+		}
+		werr := os.WriteFile(filepath.Join("/proc/sys", path), []byte(value), 0)
+		if werr == nil {
+			continue
+		}
+		if errors.Is(werr, os.ErrPermission) {
+			denied[name] = value
+			err = fmt.Errorf("sysctl %s: %w", name, werr)
+			continue
+		}
+		return nil, fmt.Errorf("sysctl %s: %w", name, werr)
+	}
+	return denied, err
 }
 
 // dropSandbox ends what holds the namespaces. A failure is left to the ledger.

@@ -83,6 +83,13 @@ func main() {
 		time.Sleep(time.Hour)
 	case "orphan":
 		_ = exec.Command("/box", "nap").Start()
+	case "daemon": // leaves one behind that holds the output
+		child := exec.Command("/box", "sleep")
+		child.Stdout, child.Stderr, child.SysProcAttr = os.Stdout, os.Stderr, &syscall.SysProcAttr{Setsid: true}
+		if err := child.Start(); err != nil {
+			fmt.Println(err)
+		}
+		fmt.Println("started")
 	case "nap":
 		time.Sleep(50 * time.Millisecond)
 	case "zombies": // how many there are
