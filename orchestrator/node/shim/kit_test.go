@@ -27,6 +27,7 @@ func TestMain(m *testing.M) {
 	if shim.Reexec() {
 		return
 	}
+	readHostNamespaces()
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		if path, err := box(); err == nil {
 			_ = os.RemoveAll(filepath.Dir(path))

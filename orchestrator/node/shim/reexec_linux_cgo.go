@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"runtime"
 
 	"github.com/opencontainers/runc/libcontainer"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // joins namespaces before Go starts
@@ -20,6 +21,9 @@ func Available() error { return nil }
 // Seccomp tells whether this build can apply seccomp profiles.
 func Seccomp() bool { return seccomp.Enabled }
 
+// The main thread is kept for the main goroutine until Reexec knows what this process is.
+func init() { runtime.LockOSThread() }
+
 // Reexec is called first in main, and in TestMain: if this process was started to be a shim, or by libcontainer to become a
 // container, it does that and does not return. Otherwise it returns false.
 func Reexec() bool {
@@ -28,6 +32,7 @@ func Reexec() bool {
 	}
 	config, ok := os.LookupEnv(roleEnv)
 	if !ok {
+		runtime.UnlockOSThread()
 		return false
 	}
 	_ = os.Unsetenv(roleEnv)

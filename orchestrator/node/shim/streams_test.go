@@ -64,6 +64,7 @@ func TestRotation(t *testing.T) {
 	p.run(c)
 	var all string
 	for i := range 20 {
+		eventually(t, "it has written", func() bool { return len(p.logOf("c")) > 0 })
 		old := fmt.Sprintf("%s.%d", c.LogPath, i)
 		if err := os.Rename(c.LogPath, old); err != nil {
 			t.Fatal(err)

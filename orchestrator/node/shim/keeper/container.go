@@ -75,9 +75,9 @@ func (k *Keeper) build(c *container, req *wire.Container) (pid int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	k.starts.RLock() // it may run a helper to read the mappings of a user namespace
+	started := k.starting() // it may run a helper to read the mappings of a user namespace
 	config, err := bundle.config(req)
-	k.starts.RUnlock()
+	started()
 	if err != nil {
 		return 0, err
 	}

@@ -24,7 +24,8 @@ type Keeper struct {
 	down chan struct{} // closed by Shutdown
 	idle *time.Timer   // gives memory back when it fires
 
-	starts sync.RWMutex // read-held while libcontainer starts processes and waits for its helpers
+	starts  sync.RWMutex  // read-held while libcontainer starts processes and waits for its helpers
+	started chan struct{} // wakes reap after that
 
 	mu         sync.Mutex
 	ledger     ledger.Ledger // but for the containers
@@ -37,7 +38,7 @@ type Keeper struct {
 
 func newKeeper(dir string, l ledger.Ledger) *Keeper {
 	k := &Keeper{
-		dir: dir, down: make(chan struct{}), ledger: l,
+		dir: dir, down: make(chan struct{}), started: make(chan struct{}, 1), ledger: l,
 		containers: map[string]*container{}, owned: map[int]bool{}, feeds: map[*feed]bool{},
 	}
 	k.idle = time.AfterFunc(time.Hour, debug.FreeOSMemory)
@@ -107,8 +108,7 @@ func (k *Keeper) stateDir() string { return filepath.Join(k.dir, ledger.StateNam
 
 // own runs what starts a process, and notes that somebody waits for it.
 func (k *Keeper) own(start func() (pid int, err error)) (int, error) {
-	k.starts.RLock()
-	defer k.starts.RUnlock()
+	defer k.starting()()
 	pid, err := start()
 	if err == nil {
 		k.mu.Lock()
@@ -116,6 +116,18 @@ func (k *Keeper) own(start func() (pid int, err error)) (int, error) {
 		k.mu.Unlock()
 	}
 	return pid, err
+}
+
+// starting keeps what is started from being reaped by anybody else, until done is called.
+func (k *Keeper) starting() (done func()) {
+	k.starts.RLock()
+	return func() {
+		k.starts.RUnlock()
+		select {
+		case k.started <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // disown says that a process has been waited for.
@@ -129,7 +141,11 @@ func (k *Keeper) disown(pid int) {
 func (k *Keeper) reap() {
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, unix.SIGCHLD)
-	for range children {
+	for {
+		select {
+		case <-children:
+		case <-k.started:
+		}
 		for k.reapOne() {
 		}
 	}
@@ -137,21 +153,21 @@ func (k *Keeper) reap() {
 
 // reapOne tells whether there may be more.
 func (k *Keeper) reapOne() bool {
-	k.starts.Lock()
-	defer k.starts.Unlock()
-	pid, ok := peek()
-	if !ok {
-		return false
+	if !k.starts.TryLock() {
+		return false // the end of the last of them comes back to it
 	}
+	pid, ok := peek()
 	k.mu.Lock()
 	owned := k.owned[pid]
 	k.mu.Unlock()
+	if ok && !owned {
+		_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+	}
+	k.starts.Unlock()
 	if owned { // its owner is about to; what hides behind it comes next
 		time.Sleep(time.Millisecond)
-		return true
 	}
-	_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
-	return true
+	return ok
 }
 
 // feed carries the changes of states to one client.

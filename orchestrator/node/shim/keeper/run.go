@@ -36,7 +36,9 @@ const (
 	quiet     = time.Second // after which unused memory is given back
 )
 
-// Run serves until Shutdown. It tells ready what went wrong at the start, or nil, and closes it.
+// Run serves until Shutdown. It tells ready what went wrong at the start, or "ok", and closes it. The caller has locked itself
+// to the main thread: libcontainer and the sandbox leave threads in other namespaces, or as other users, and let them end,
+// which the main thread cannot.
 func Run(cfg Config, ready *os.File) error {
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memLimit)
@@ -50,7 +52,13 @@ func Run(cfg Config, ready *os.File) error {
 	_, _ = fmt.Fprintln(ready, "ok")
 	_ = ready.Close()
 	k.idle.Reset(quiet)
-	return k.serve(listener)
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		k.serve(listener)
+	}()
+	<-served
+	return nil
 }
 
 func start(cfg Config) (*Keeper, *net.UnixListener, error) {
@@ -117,7 +125,7 @@ func listen(dir string) (*net.UnixListener, error) {
 	return l, nil
 }
 
-func (k *Keeper) serve(l *net.UnixListener) error {
+func (k *Keeper) serve(l *net.UnixListener) {
 	go func() {
 		<-k.down
 		_ = l.Close()
@@ -126,7 +134,7 @@ func (k *Keeper) serve(l *net.UnixListener) error {
 		conn, err := l.AcceptUnix()
 		select {
 		case <-k.down:
-			return nil
+			return
 		default:
 		}
 		if err != nil {

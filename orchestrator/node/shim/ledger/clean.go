@@ -35,7 +35,12 @@ func Clean(dir string) error {
 	for _, c := range l.Containers {
 		errs = append(errs, c.clean(ctx))
 	}
-	errs = append(errs, l.Pause.Kill(ctx))
+	// Not waited for: a pid 1 ends when its orphans have been reaped, by whoever that falls to. What it held it lets go before.
+	if file, err := l.Pause.kill(); file != nil {
+		_ = file.Close()
+	} else {
+		errs = append(errs, err)
+	}
 	for _, path := range l.Mounts {
 		errs = append(errs, Unpin(path))
 	}

@@ -30,25 +30,36 @@ func (p Process) Alive() bool {
 
 // Kill ends the process if it is still the one that was named, and waits until it has ended.
 func (p Process) Kill(ctx context.Context) error {
+	file, err := p.kill()
+	if file == nil {
+		return err
+	}
+	defer func() { _ = file.Close() }()
+	return waitFile(ctx, file)
+}
+
+// kill returns a descriptor of the process if it was there to be killed.
+func (p Process) kill() (*os.File, error) {
 	if !p.Alive() {
-		return nil
+		return nil, nil
 	}
 	fd, err := unix.PidfdOpen(p.Pid, unix.PIDFD_NONBLOCK)
 	if errors.Is(err, unix.ESRCH) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return fmt.Errorf("ledger: process %d: %w", p.Pid, err)
+		return nil, fmt.Errorf("ledger: process %d: %w", p.Pid, err)
 	}
 	file := os.NewFile(uintptr(fd), "pidfd")
-	defer func() { _ = file.Close() }()
 	if !p.Alive() { // or the descriptor may be that of another
-		return nil
+		_ = file.Close()
+		return nil, nil
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("ledger: kill %d: %w", p.Pid, err)
+		_ = file.Close()
+		return nil, fmt.Errorf("ledger: kill %d: %w", p.Pid, err)
 	}
-	return waitFile(ctx, file)
+	return file, nil
 }
 
 // Wait waits until a process has ended; somebody else reaps it. It takes no thread while it waits.
