@@ -75,7 +75,7 @@ func measurePod(b *testing.B, program string, spec shim.SandboxSpec, tell func(u
 	_, err = p.Create(ctx(b), c)
 	took("create", err)
 	took("start", p.Start(ctx(b), "c"))
-	_, err = p.Exec(ctx(b), "c", shim.ExecSpec{Args: []string{"/box", "exit", "0"}}, shim.Streams{})
+	_, err = p.Exec(ctx(b), "c", shim.ExecSpec{Args: []string{"/shimbox", "exit", "0"}}, shim.Streams{})
 	took("exec", err)
 	time.Sleep(1500 * time.Millisecond) // until unused memory was given back
 	pss, anon := pssOf(b, p.Pid())

@@ -45,8 +45,8 @@ var box = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "box")
-	cmd := exec.Command("go", "build", "-o", path, "./testdata/box")
+	path := filepath.Join(dir, "shimbox")
+	cmd := exec.Command("go", "build", "-o", path, "./testdata/shimbox")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
@@ -132,7 +132,8 @@ func processes() (all []string) {
 			continue
 		}
 		exe, _ := os.Readlink("/proc/" + e.Name() + "/exe")
-		if strings.HasPrefix(string(line), "/box\x00") || exe == self || strings.Contains(exe, mark) || string(line) == "pause\x00" {
+		if strings.HasPrefix(string(line), "/shimbox\x00") || exe == self || strings.Contains(exe, mark) ||
+			string(line) == "pause\x00" && filepath.Base(exe) == filepath.Base(self) {
 			all = append(all, e.Name()+" "+strings.ReplaceAll(string(line), "\x00", " "))
 		}
 	}
@@ -159,7 +160,7 @@ func (p *pod) bundle(id string, args []string, edit func(*specs.Spec)) shim.Cont
 			p.t.Fatal(err)
 		}
 	}
-	if err := os.Link(program, filepath.Join(dir, "rootfs/box")); err != nil {
+	if err := os.Link(program, filepath.Join(dir, "rootfs/shimbox")); err != nil {
 		p.t.Fatal(err)
 	}
 	caps := []string{"CAP_KILL", "CAP_NET_BIND_SERVICE"}
@@ -167,7 +168,7 @@ func (p *pod) bundle(id string, args []string, edit func(*specs.Spec)) shim.Cont
 		Version: specs.Version,
 		Root:    &specs.Root{Path: "rootfs"},
 		Process: &specs.Process{
-			Args: append([]string{"/box"}, args...), Env: []string{"PATH=/", "FACT=own"}, Cwd: "/", NoNewPrivileges: true,
+			Args: append([]string{"/shimbox"}, args...), Env: []string{"PATH=/", "FACT=own"}, Cwd: "/", NoNewPrivileges: true,
 			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
 		},
 		Mounts: []specs.Mount{
@@ -247,7 +248,7 @@ func (p *pod) stopped(id string) shim.State {
 func (p *pod) exec(id string, args ...string) (code int, stdout, stderr string) {
 	p.t.Helper()
 	var out, errs bytes.Buffer
-	code, err := p.Exec(ctx(p.t), id, shim.ExecSpec{Args: append([]string{"/box"}, args...)}, shim.Streams{Stdout: &out, Stderr: &errs})
+	code, err := p.Exec(ctx(p.t), id, shim.ExecSpec{Args: append([]string{"/shimbox"}, args...)}, shim.Streams{Stdout: &out, Stderr: &errs})
 	if err != nil {
 		p.t.Fatal(err)
 	}

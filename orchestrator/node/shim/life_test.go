@@ -55,7 +55,7 @@ func TestKill(t *testing.T) {
 // boxes are the processes of containers.
 func boxes() (all []string) {
 	for _, p := range processes() {
-		if strings.Contains(p, " /box ") {
+		if strings.Contains(p, " /shimbox ") {
 			all = append(all, p)
 		}
 	}
@@ -268,7 +268,7 @@ func TestCreateErrors(t *testing.T) {
 	if _, err := p.Create(ctx(t), c); !errors.Is(err, shim.ErrExists) {
 		t.Errorf("a second one: %v", err)
 	}
-	if _, err := p.Exec(ctx(t), "c", shim.ExecSpec{Args: []string{"/box"}}, shim.Streams{}); !errors.Is(err, shim.ErrState) {
+	if _, err := p.Exec(ctx(t), "c", shim.ExecSpec{Args: []string{"/shimbox"}}, shim.Streams{}); !errors.Is(err, shim.ErrState) {
 		t.Errorf("exec before its start: %v", err)
 	}
 	if _, err := p.Create(ctx(t), shim.Container{ID: "none", Bundle: "/no/such/bundle"}); err == nil || !strings.Contains(err.Error(), "/no/such/bundle") {
@@ -325,7 +325,7 @@ func TestManyAtOnce(t *testing.T) {
 			var inner sync.WaitGroup
 			for n := range 3 {
 				inner.Go(func() {
-					if code, err := p.Exec(ctx(t), sleeper.ID, shim.ExecSpec{Args: []string{"/box", "exit", fmt.Sprint(n)}}, shim.Streams{}); err != nil || code != n {
+					if code, err := p.Exec(ctx(t), sleeper.ID, shim.ExecSpec{Args: []string{"/shimbox", "exit", fmt.Sprint(n)}}, shim.Streams{}); err != nil || code != n {
 						t.Errorf("exit %d %v", code, err)
 					}
 				})

@@ -77,7 +77,7 @@ func TestSharedNamespaces(t *testing.T) {
 		{
 			"ordinary",
 			shim.SandboxSpec{IPC: true, UTS: true, Hostname: "web-0", Sysctls: map[string]string{"net.ipv4.ip_unprivileged_port_start": "80", "kernel/shm_rmid_forced": "1"}},
-			[]string{"host=web-0 ", "ip_unprivileged_port_start=80", "shm_rmid_forced=1", "pid1=box", "uid=0 "},
+			[]string{"host=web-0 ", "ip_unprivileged_port_start=80", "shm_rmid_forced=1", "pid1=shimbox", "uid=0 "},
 			[]string{"net", "ipc", "uts"}, []string{"user"},
 		},
 		{
@@ -152,7 +152,7 @@ func openTo(t *testing.T, p *pod, s *specs.Spec) {
 	}
 	roots, _ := filepath.Glob(p.root + "/*/rootfs")
 	for _, path := range append(matches, roots...) {
-		if filepath.Base(path) == "box" {
+		if filepath.Base(path) == "shimbox" {
 			continue
 		}
 		if err := os.Chown(path, 100000, 100000); err != nil {

@@ -206,7 +206,7 @@ func TestExecTerminal(t *testing.T) {
 	r, w := io.Pipe()
 	out, sizes, done := newLines(), make(chan shim.Size), make(chan int, 1)
 	go func() {
-		code, err := p.Exec(ctx(t), "c", shim.ExecSpec{Args: []string{"/box", "tty"}, Terminal: true}, shim.Streams{Stdin: r, Stdout: out, Resize: sizes})
+		code, err := p.Exec(ctx(t), "c", shim.ExecSpec{Args: []string{"/shimbox", "tty"}, Terminal: true}, shim.Streams{Stdin: r, Stdout: out, Resize: sizes})
 		if err != nil {
 			t.Error(err)
 		}
@@ -228,7 +228,7 @@ func TestExecStreams(t *testing.T) {
 	p.run(p.bundle("c", []string{"sleep"}, nil))
 	input := strings.Repeat("a line of input\n", 1<<14)
 	var out bytes.Buffer
-	code, err := p.Exec(ctx(t), "c", shim.ExecSpec{Args: []string{"/box", "cat"}}, shim.Streams{Stdin: strings.NewReader(input), Stdout: &out})
+	code, err := p.Exec(ctx(t), "c", shim.ExecSpec{Args: []string{"/shimbox", "cat"}}, shim.Streams{Stdin: strings.NewReader(input), Stdout: &out})
 	if err != nil || code != 0 || out.String() != input+"end\n" {
 		t.Errorf("exit %d, %d bytes, %v", code, out.Len(), err)
 	}
@@ -237,8 +237,8 @@ func TestExecStreams(t *testing.T) {
 		spec shim.ExecSpec
 		want string
 	}{
-		{"the container's environment", shim.ExecSpec{Args: []string{"/box", "facts"}}, "cwd=/ env=own "},
-		{"its own", shim.ExecSpec{Args: []string{"/box", "facts"}, Env: []string{"FACT=mine"}, Cwd: "/tmp"}, "cwd=/tmp env=mine "},
+		{"the container's environment", shim.ExecSpec{Args: []string{"/shimbox", "facts"}}, "cwd=/ env=own "},
+		{"its own", shim.ExecSpec{Args: []string{"/shimbox", "facts"}, Env: []string{"FACT=mine"}, Cwd: "/tmp"}, "cwd=/tmp env=mine "},
 	} {
 		out.Reset()
 		if _, err := p.Exec(ctx(t), "c", tc.spec, shim.Streams{Stdout: &out}); err != nil || !strings.Contains(out.String(), tc.want) {
@@ -248,7 +248,7 @@ func TestExecStreams(t *testing.T) {
 	if _, err := p.Exec(ctx(t), "c", shim.ExecSpec{Args: []string{"/nothing"}}, shim.Streams{}); err == nil || !strings.Contains(err.Error(), "/nothing") {
 		t.Errorf("a command that is not there: %v", err)
 	}
-	if _, err := p.Exec(ctx(t), "other", shim.ExecSpec{Args: []string{"/box"}}, shim.Streams{}); !errors.Is(err, shim.ErrNotFound) {
+	if _, err := p.Exec(ctx(t), "other", shim.ExecSpec{Args: []string{"/shimbox"}}, shim.Streams{}); !errors.Is(err, shim.ErrNotFound) {
 		t.Errorf("a container that is not there: %v", err)
 	}
 }
@@ -270,7 +270,7 @@ func TestExecIsKilledWithItsContext(t *testing.T) {
 	defer cancel()
 	out, done := newLines(), make(chan error, 1)
 	go func() {
-		_, err := p.Exec(c, "c", shim.ExecSpec{Args: []string{"/box", "hang", "0"}}, shim.Streams{Stdout: out})
+		_, err := p.Exec(c, "c", shim.ExecSpec{Args: []string{"/shimbox", "hang", "0"}}, shim.Streams{Stdout: out})
 		done <- err
 	}()
 	out.expect(t, "hanging 0")

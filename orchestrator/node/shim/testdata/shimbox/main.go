@@ -1,4 +1,4 @@
-// Command box is what the containers of the tests run.
+// Command shimbox is what the containers of the tests run.
 package main
 
 import (
@@ -61,7 +61,7 @@ func main() {
 	case "hang": // deaf to SIGTERM, with children that are too
 		signal.Ignore(syscall.SIGTERM, syscall.SIGHUP)
 		if n, _ := strconv.Atoi(args[0]); n > 0 {
-			child := exec.Command("/box", "hang", strconv.Itoa(n-1))
+			child := exec.Command("/shimbox", "hang", strconv.Itoa(n-1))
 			child.Stdout, child.SysProcAttr = os.Stdout, &syscall.SysProcAttr{Setsid: true}
 			if err := child.Start(); err != nil {
 				fmt.Println(err)
@@ -74,7 +74,7 @@ func main() {
 	case "orphans": // leaves children behind, which end later
 		n, _ := strconv.Atoi(args[0])
 		for range n {
-			middle := exec.Command("/box", "orphan")
+			middle := exec.Command("/shimbox", "orphan")
 			if err := middle.Run(); err != nil {
 				fmt.Println(err)
 			}
@@ -82,9 +82,9 @@ func main() {
 		fmt.Println("left", n)
 		time.Sleep(time.Hour)
 	case "orphan":
-		_ = exec.Command("/box", "nap").Start()
+		_ = exec.Command("/shimbox", "nap").Start()
 	case "daemon": // leaves one behind that holds the output
-		child := exec.Command("/box", "sleep")
+		child := exec.Command("/shimbox", "sleep")
 		child.Stdout, child.Stderr, child.SysProcAttr = os.Stdout, os.Stderr, &syscall.SysProcAttr{Setsid: true}
 		if err := child.Start(); err != nil {
 			fmt.Println(err)
