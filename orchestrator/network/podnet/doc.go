@@ -28,7 +28,7 @@
 // The backend "routes" has a route to the ranges of each other node by way of that node's internal address. Where that
 // address is not on the same link, and always with the backend "vxlan", packets are carried in a VXLAN whose entries
 // (forwarding, neighbours, routes) are written per node: nothing is learned or flooded. The MAC of a node's end is made from
-// its name.
+// its name. All nodes of a cluster have the same backend, VNI and port.
 //
 // # The table inet keelson-pods
 //

@@ -298,3 +298,27 @@ func newNetwork(t *testing.T, w *world, m *machine) *Network {
 	t.Cleanup(n.Close)
 	return n
 }
+
+// echo sends back what comes on one connection, in a namespace.
+func echo(t *testing.T, ns *testkit.NetNS, port int) {
+	t.Helper()
+	require.NoError(t, ns.Do(func() error {
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			return err
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if c, err := l.Accept(); err == nil {
+				_, _ = io.Copy(c, c)
+				_ = c.Close()
+			}
+		}()
+		t.Cleanup(func() {
+			_ = l.Close()
+			<-done
+		})
+		return nil
+	}))
+}
