@@ -18,6 +18,7 @@ type view struct {
 	started map[string]bool      // by container ID: it has passed its postStart hook and its startup probe
 	failing map[string]ProbeKind // by container ID: a probe says that it has to be restarted
 	hold    map[string]time.Time // by name: it could not be started, and is not tried again before
+	resize  map[string]bool      // by name: it has to be restarted to get its resources
 	backOff backOff
 }
 
@@ -297,6 +298,8 @@ func (p *planner) kill(c *corev1.Container, cur *container, restart bool) bool {
 		s.message, s.probe = fmt.Sprintf("Container %s failed liveness probe", c.Name), failed
 	case failed == Startup:
 		s.message, s.probe = fmt.Sprintf("Container %s failed startup probe", c.Name), failed
+	case p.resize[c.Name]:
+		s.message, restart = fmt.Sprintf("Container %s resize requires restart", c.Name), true
 	default:
 		return false
 	}

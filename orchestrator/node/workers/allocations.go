@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -26,6 +27,8 @@ type allocations struct {
 type allocation struct {
 	Containers map[string]corev1.ResourceRequirements `json:"containers"`
 	Pod        *corev1.ResourceRequirements           `json:"pod,omitempty"`
+	// InEffect is what the newest container of a name runs with.
+	InEffect map[string]corev1.ResourceRequirements `json:"inEffect,omitempty"`
 }
 
 func newAllocations(dir string) *allocations {
@@ -74,13 +77,46 @@ func allocationOf(p *corev1.Pod) allocation {
 // set grants a pod what it asks for.
 func (a *allocations) set(p *corev1.Pod) error {
 	r := allocationOf(p)
-	if err := writeJSON(a.path(p.UID), r); err != nil {
-		return fmt.Errorf("workers: resources of a pod: %w", err)
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.pods[p.UID] = r
+	r.InEffect = a.pods[p.UID].InEffect
+	return a.record(p.UID, r)
+}
+
+// record writes what a pod has been granted. The caller holds mu.
+func (a *allocations) record(uid types.UID, r allocation) error {
+	if err := writeJSON(a.path(uid), r); err != nil {
+		return fmt.Errorf("workers: resources of a pod: %w", err)
+	}
+	a.pods[uid] = r
 	return nil
+}
+
+// applied notes what a container runs with.
+func (a *allocations) applied(uid types.UID, name string, have corev1.ResourceRequirements) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r, ok := a.pods[uid]
+	if !ok {
+		return nil
+	}
+	if old, ok := r.InEffect[name]; ok && equalResources(&old, &have) {
+		return nil
+	}
+	r.InEffect = maps.Clone(r.InEffect)
+	if r.InEffect == nil {
+		r.InEffect = map[string]corev1.ResourceRequirements{}
+	}
+	r.InEffect[name] = *have.DeepCopy()
+	return a.record(uid, r)
+}
+
+// inEffect is what a container runs with, if that is known.
+func (a *allocations) inEffect(uid types.UID, name string) (corev1.ResourceRequirements, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r, ok := a.pods[uid].InEffect[name]
+	return r, ok
 }
 
 func (a *allocations) has(uid types.UID) bool {

@@ -152,6 +152,9 @@ func (ws *Workers) startContainer(ctx context.Context, w *worker, p *corev1.Pod,
 	if err != nil {
 		return ws.failed(ctx, p, c, reasonCreateError, err)
 	}
+	if err := ws.allocations.applied(p.UID, c.Name, c.Resources); err != nil {
+		ws.log.Warn("resources of a container are not recorded", podFields(p, err)...)
+	}
 	ws.event(p, c, corev1.EventTypeNormal, eventCreated, "Container created")
 	w.hooking(made.ContainerId, true)
 	defer w.hooking(made.ContainerId, false)

@@ -112,6 +112,14 @@ func (w *worker) write(ctx context.Context) {
 			return
 		}
 		w.mu.Unlock()
+		if isStatic(base) {
+			if err := w.ws.makeMirror(ctx, base); err != nil {
+				w.ws.log.Info("mirror of a static pod is not there", podFields(base, err)...)
+				_ = sleep(ctx, w.ws.cfg.Clock, pause)
+				pause = min(2*pause, maxWritePause)
+			}
+			continue
+		}
 		answer, err := w.ws.patchStatus(ctx, base, want)
 		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) && !apierrors.IsInvalid(err) {
 			if ctx.Err() == nil {
@@ -139,9 +147,6 @@ func (w *worker) write(ctx context.Context) {
 // patchStatus writes what differs between the status of a pod and the one that it should have. Conditions of others stay. It
 // returns the pod as it is then, nil if nothing had to be written.
 func (ws *Workers) patchStatus(ctx context.Context, base *corev1.Pod, want *corev1.PodStatus) (*corev1.Pod, error) {
-	if isStatic(base) {
-		return nil, nil // its mirror is not there yet
-	}
 	from, err := json.Marshal(corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: base.UID}, Status: base.Status})
 	if err != nil {
 		return nil, err

@@ -48,6 +48,8 @@ func (w *worker) sync(ctx context.Context) (again time.Duration, finished bool) 
 	} else if left > 0 {
 		again = left
 	}
+	g.pod = w.grant(w.pod())
+	_, g.resize = w.resizable(g.pod, seen)
 	acts := plan(g.view)
 	if acts.end {
 		return w.end(ctx, g, acts)
@@ -104,8 +106,10 @@ func (w *worker) next(g glance, acts actions, again time.Duration) time.Duration
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if left := w.memory.boxHold.Sub(g.now); left > 0 {
-		d = min(d, left)
+	for _, t := range []time.Time{w.memory.boxHold, w.running.resizeHold} {
+		if left := t.Sub(g.now); left > 0 {
+			d = min(d, left)
+		}
 	}
 	return d
 }

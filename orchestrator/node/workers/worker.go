@@ -60,6 +60,9 @@ type operations struct {
 	up       context.CancelFunc // brings containers up
 	stopping map[string]bool    // by container ID
 	hooking  map[string]bool    // by container ID: it is started, but its postStart hook has not ended
+	resizing bool               // resources are being brought into effect
+
+	resizeHold time.Time // when that is tried again after it failed
 }
 
 // halting is how the end of a pod gets on.
