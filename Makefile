@@ -2,11 +2,21 @@
 GO       ?= go
 BIN      := bin
 PKGS     := ./...
-GOTEST   := $(GO) test -tags invariants -timeout 15m
+GOTEST    = $(GO) test -tags $(TAGS) -timeout 15m
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 # The release that `keelson kubectl version` tells is that of the module it is built from.
 KUBERNETES = $(shell $(GO) list -m -f '{{.Version}}' k8s.io/kubectl | sed s/v0/v1/)
 LDFLAGS   = -X main.gitVersion=$(VERSION) -X k8s.io/component-base/version.gitVersion=$(KUBERNETES)
+
+# The containers of a node need cgo and libseccomp. Without them all the same is built, and the node says what is missing.
+CC        = $(shell $(GO) env CC)
+CONTAINERS := $(shell [ "$$($(GO) env GOOS CGO_ENABLED GOARCH)" = "$$(echo linux; echo 1; $(GO) env GOHOSTARCH)" ] && \
+	command -v $(firstword $(shell $(GO) env CC)) >/dev/null && pkg-config --exists libseccomp 2>/dev/null && echo yes)
+TAGS      = invariants$(if $(CONTAINERS),$(comma)seccomp)
+comma    := ,
+# Linked statically where libseccomp is there for that.
+STATIC    = $(if $(findstring /,$(shell $(firstword $(CC)) -print-file-name=libseccomp.a)), -extldflags=-static)
+SHIM     := orchestrator/node/shim/program/keelson-shim
 
 .DEFAULT_GOAL := help
 .PHONY: help build up cluster test race stress bench fuzz lint peers generate cross clean
@@ -16,7 +26,12 @@ help: ## show this list
 
 build: ## build bin/keelson and the links etcd, etcdctl, etcdutl to it
 	@mkdir -p $(BIN)
+ifeq ($(CONTAINERS),yes)
+	CGO_ENABLED=1 $(GO) build -trimpath -tags seccomp,netgo,osusergo,runc_nocriu -ldflags '-s -w$(STATIC)' -o $(SHIM) ./orchestrator/node/shim/keelson-shim
+	CGO_ENABLED=1 $(GO) build -trimpath -tags seccomp,netgo,osusergo,embedshim -ldflags '$(LDFLAGS)$(STATIC)' -o $(BIN)/keelson ./cmd/keelson
+else
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/keelson ./cmd/keelson
+endif
 	@for l in etcd etcdctl etcdutl; do ln -sf keelson $(BIN)/$$l; done
 
 up: build ## build and run the whole platform in one process: API server on https://127.0.0.1:6443, data in ./data
@@ -31,10 +46,10 @@ test: build peers ## run all tests: vet, lint, unit, conformance against the rea
 	@for m in peers peers/*/go.mod; do (cd $${m%/go.mod} && $(GO) vet ./... && $(GO) test -count=1 -timeout 15m ./...) || exit 1; done
 
 race: build peers ## run all tests under the race detector
-	$(GO) test -race -tags invariants -timeout 40m $(PKGS)
+	$(GO) test -race -tags $(TAGS) -timeout 40m $(PKGS)
 
 stress: build peers ## longer runs: kill -9 loops, linearizability under faults, rolling replacement (about 15 minutes)
-	KEELSON_STRESS=1 $(GO) test -tags invariants -timeout 60m -count=1 -run 'Stress' $(PKGS)
+	KEELSON_STRESS=1 $(GO) test -tags $(TAGS) -timeout 60m -count=1 -run 'Stress' $(PKGS)
 
 bench: build peers ## compare with the real etcd, side by side; writes bin/compare.md
 	$(BIN)/keelson bench compare --etcd $(BIN)/peers/etcd --out $(BIN)/compare.md
@@ -47,10 +62,10 @@ fuzz: ## run every fuzz target for FUZZTIME (30000x: executions; with a duration
 		done; done
 
 lint: ## go vet and staticcheck (pinned in tools/lint)
-	$(GO) vet -tags invariants $(PKGS)
+	$(GO) vet -tags $(TAGS) $(PKGS)
 	@mkdir -p $(BIN)
 	cd tools/lint && $(GO) build -o ../../$(BIN)/staticcheck honnef.co/go/tools/cmd/staticcheck
-	$(BIN)/staticcheck -tags invariants $(PKGS)
+	$(BIN)/staticcheck -tags $(TAGS) $(PKGS)
 
 peers: ## build the real etcd, etcdctl, etcdutl, kubectl, helm 3 and 4 into bin/peers: oracles for tests, rivals for benchmarks
 	@mkdir -p $(BIN)/peers
@@ -70,4 +85,4 @@ cross: ## build for every supported platform
 		CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -o /dev/null ./cmd/keelson || exit 1; done
 
 clean: ## remove what was built (not ./data)
-	rm -rf $(BIN)
+	rm -rf $(BIN) $(SHIM)

@@ -1,0 +1,6 @@
+//go:build !embedshim
+
+package program
+
+// embedded is the program, which this build does not hold.
+var embedded []byte
