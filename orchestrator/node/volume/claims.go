@@ -177,7 +177,7 @@ func (c *claims) takeDown(ctx context.Context, r Request) error {
 	delete(c.active, r.Name)
 	c.mu.Unlock()
 	dir := filepath.Dir(c.target(r))
-	if err := unmountBelow(dir); err != nil {
+	if err := unmountStrictly(dir); err != nil {
 		return err
 	}
 	if plugin := c.plugin(r.Driver); plugin != nil {
@@ -230,7 +230,7 @@ func (c *claims) orphans(ctx context.Context) error {
 				return err
 			}
 			top := filepath.Dir(dir)
-			if err := unmountBelow(top); err != nil {
+			if err := unmountStrictly(top); err != nil {
 				return err
 			}
 			return removeTree(top)
@@ -342,7 +342,11 @@ func (v *Volumes) persistent(ctx context.Context, pod *corev1.Pod, volume string
 			return nil, err
 		}
 		if pending(pvc, pv) {
-			if err := v.claims.settle(ctx, key, pv); err != nil {
+			_, err := v.claims.growLocked(ctx, r)
+			if err == nil {
+				err = v.claims.settle(ctx, key, pv)
+			}
+			if err != nil {
 				v.lg.Warn("the status of a claim that has grown", zap.Stringer("claim", key), zap.Error(err))
 			}
 		}

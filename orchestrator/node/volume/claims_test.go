@@ -100,6 +100,46 @@ func TestProvisionedVolumes(t *testing.T) {
 	}
 }
 
+// TestOneDevicePerImage mounts a volume again while something still holds the file system of the last time.
+func TestOneDevicePerImage(t *testing.T) {
+	f := newFixture(t)
+	disk := filepath.Join(f.dir, "disk")
+	image := filepath.Join(disk, ImageName)
+	noLoops(t, image)
+	for _, o := range bound("data", "16Mi", imageSource(disk)) {
+		must(t, f.client.Tracker().Add(o))
+	}
+	pod := podWith("one", fromClaim("data"))
+	ctx := context.Background()
+	must(t, f.Setup(ctx, pod))
+	path := f.path(t, pod, "data")
+	busy, err := os.Create(filepath.Join(path, "busy"))
+	must(t, err)
+	if err := f.Teardown(ctx, pod.UID); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("a file is open: %v", err)
+	}
+	must(t, busy.Close())
+	// as the mount namespace of a container that has not ended
+	clone, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	must(t, err)
+	must(t, f.Teardown(ctx, pod.UID))
+	before, err := loopsOf(image)
+	must(t, err)
+	again := podWith("two", fromClaim("data"))
+	must(t, f.Setup(ctx, again))
+	after, err := loopsOf(image)
+	must(t, err)
+	if len(before) != 1 || len(after) != 1 || before[0] != after[0] {
+		t.Errorf("devices: %v, then %v", before, after)
+	}
+	must(t, os.WriteFile(filepath.Join(f.path(t, again, "data"), "new"), []byte("x"), 0o644))
+	var st unix.Stat_t
+	if err := unix.Fstatat(clone, "new", &st, 0); err != nil {
+		t.Errorf("it is another file system: %v", err)
+	}
+	must(t, unix.Close(clone), f.Teardown(ctx, again.UID))
+}
+
 // mayGrowMounted says whether this machine lets file systems grow while they are mounted.
 func mayGrowMounted(t *testing.T) bool {
 	t.Helper()
@@ -136,6 +176,7 @@ func TestGrowth(t *testing.T) {
 		must(t, err)
 		return s[0].Capacity
 	}
+	f.stop() // what Run does when it is time is done here
 	a := f.claims.active["pv-data"]
 	a.checked = a.checked.Add(-sizePoll)
 	f.claims.growOne(ctx, a)
@@ -199,6 +240,17 @@ func TestBlockVolumes(t *testing.T) {
 	b, err := os.ReadFile(devices[0].HostPath)
 	if err != nil || len(b) != 8<<20 {
 		t.Errorf("%d bytes, %v", len(b), err)
+	}
+	f.stop()
+	for _, want := range []bool{true, false} {
+		r := f.claims.active["pv-data"].req
+		r.Size = 12 << 20
+		if grown, err := f.claims.growLocked(context.Background(), r); err != nil || grown != want {
+			t.Errorf("it grew: %t, %v, want %t", grown, err, want)
+		}
+		if size, err := sizeOfDevice(devices[0].HostPath); err != nil || size != 12<<20 {
+			t.Errorf("the device has %d bytes, %v", size, err)
+		}
 	}
 	f.open(t)
 	must(t, f.Setup(context.Background(), pod))

@@ -236,6 +236,7 @@ func TestTokens(t *testing.T) {
 		{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token", Audience: "bank", ExpirationSeconds: ptr.To[int64](1000)}},
 	}}}))
 	pod.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: ptr.To[int64](77)}
+	f.stop() // what Run does when it is time is done here
 	f.setup(t, pod)
 	see := func(n int) {
 		t.Helper()

@@ -31,6 +31,7 @@ type fixture struct {
 	client *fake.Clientset
 	dir    string
 	events *record.FakeRecorder
+	stop   func() // ends what Run does; it may be called twice
 }
 
 // newFixture makes a fixture that leaves no mount behind.
@@ -60,7 +61,8 @@ func (f *fixture) open(t *testing.T, set ...func(*Config)) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = v.Run(ctx) })
-	t.Cleanup(func() { cancel(); wg.Wait() })
+	f.stop = func() { cancel(); wg.Wait() }
+	t.Cleanup(f.stop)
 }
 
 // setup makes a pod's volumes, which are torn down when the test ends.

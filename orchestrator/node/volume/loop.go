@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"unsafe"
 
@@ -56,6 +58,32 @@ func attachLoop(image string, selfClearing bool) (*os.File, error) {
 	return nil, fmt.Errorf("loop device of %s: none is free", image)
 }
 
+// deviceOf gives the device of a file: the one that there is, or a new one that clears itself. There is never a second, since
+// two devices of the same file would know nothing of each other: a container that has not ended yet may still hold the first.
+// The caller closes it.
+func deviceOf(image string) (*os.File, error) {
+	devices, err := loopsOf(image)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range devices {
+		f, err := os.OpenFile(d, os.O_RDWR, 0)
+		if err != nil {
+			continue
+		}
+		// now that it is held it does not clear itself; it may have done so before
+		if still, err := loopsOf(image); err == nil && slices.Contains(still, d) {
+			if err := refreshLoop(d); err != nil {
+				_ = f.Close()
+				return nil, err
+			}
+			return f, nil
+		}
+		_ = f.Close()
+	}
+	return attachLoop(image, true)
+}
+
 // loopsOf lists the devices that a file is attached to.
 func loopsOf(image string) ([]string, error) {
 	names, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
@@ -100,6 +128,19 @@ func refreshLoop(device string) error {
 		return fmt.Errorf("capacity of %s: %w", device, err)
 	}
 	return nil
+}
+
+// sector is the unit in which the kernel counts devices, in bytes.
+const sector = 512
+
+// sizeOfDevice is in bytes.
+func sizeOfDevice(device string) (int64, error) {
+	b, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(device), "size"))
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+	return n * sector, err
 }
 
 // resizeExt4 is EXT4_IOC_RESIZE_FS of Linux: the number of blocks that a mounted file system shall have.

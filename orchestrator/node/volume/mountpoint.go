@@ -71,6 +71,20 @@ func unmountBelow(dir string) error {
 	return fmt.Errorf("volume: %s is mounted again and again", dir)
 }
 
+// unmountStrictly is unmountBelow for what holds data that stays: what is still in use is an error.
+func unmountStrictly(dir string) error {
+	paths, err := mountsBelow(dir)
+	if err != nil {
+		return err
+	}
+	for _, p := range paths {
+		if err := unix.Unmount(p, unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("volume: unmount %s: %w", p, err)
+		}
+	}
+	return nil
+}
+
 // removeTree removes a directory that nothing is mounted below. It does not leave the device that the directory is on.
 func removeTree(dir string) error {
 	below, err := mountsBelow(dir)

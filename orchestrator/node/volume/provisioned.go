@@ -97,7 +97,7 @@ func (l *loopImages) Mount(_ context.Context, v Request, target string) error {
 	if m, err := mounted(target); err != nil || m != nil {
 		return err
 	}
-	dev, err := attachLoop(path, true)
+	dev, err := deviceOf(path)
 	if err != nil {
 		return err
 	}
@@ -111,8 +111,7 @@ func (l *loopImages) mount(device string, size int64, v Request, target string) 
 		fsType = "ext4"
 	}
 	options := append([]string(nil), v.MountOptions...)
-	exec := utilexec.New()
-	mounter := mountutils.NewSafeFormatAndMount(mountutils.NewWithoutSystemd(""), exec)
+	mounter := mountutils.NewSafeFormatAndMount(mountutils.NewWithoutSystemd(""), utilexec.New())
 	if err := mounter.FormatAndMount(device, target, fsType, options); err != nil {
 		return err
 	}
@@ -120,23 +119,36 @@ func (l *loopImages) mount(device string, size int64, v Request, target string) 
 	if err != nil || have == 0 || !isSmaller(have, size) {
 		return err
 	}
-	err = growMounted(target, size)
-	if !errors.Is(err, unix.EPERM) {
-		return err
+	switch err = growMounted(target, size); {
+	case err == nil:
+		return nil
+	case !errors.Is(err, unix.EPERM): // it is good as it is
+		l.lg.Warn("a volume does not grow", zap.String("volume", v.Name), zap.Error(err))
+		return nil
 	}
 	// this node may not grow what is mounted; nobody uses it yet
-	if err := unmount(target); err != nil {
-		return err
+	if err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW); err != nil {
+		return fmt.Errorf("unmount %s: %w", target, err)
 	}
+	if err := growOffline(device); err != nil { // it is used elsewhere, or damaged: it may be mounted as it is, and stays small
+		l.lg.Warn("a volume does not grow", zap.String("volume", v.Name), zap.Error(err))
+	}
+	return mounter.FormatAndMount(device, target, fsType, options)
+}
+
+// growOffline makes an ext4 that is not mounted as large as its device.
+func growOffline(device string) error {
+	exec := utilexec.New()
 	if out, err := exec.Command("e2fsck", "-f", "-p", device).CombinedOutput(); err != nil {
-		if exit, ok := err.(utilexec.ExitError); !ok || exit.ExitStatus() > 1 { // 1: errors were mended
-			return fmt.Errorf("e2fsck of %s: %w: %s", v.Name, err, out)
+		var exit utilexec.ExitError
+		if !errors.As(err, &exit) || exit.ExitStatus() > 1 { // 1: errors were mended
+			return fmt.Errorf("e2fsck: %w: %s", err, out)
 		}
 	}
 	if out, err := exec.Command("resize2fs", device).CombinedOutput(); err != nil {
-		return fmt.Errorf("resize2fs of %s: %w: %s", v.Name, err, out)
+		return fmt.Errorf("resize2fs: %w: %s", err, out)
 	}
-	return mounter.FormatAndMount(device, target, fsType, options)
+	return nil
 }
 
 // isSmaller compares the size of a file system with that of its device: a remainder that is smaller than a group of blocks
@@ -150,11 +162,7 @@ func (l *loopImages) Grow(_ context.Context, v Request, target string) (bool, er
 		return false, err
 	}
 	if target == "" {
-		devices, err := loopsOf(path)
-		for _, d := range devices {
-			err = errors.Join(err, refreshLoop(d))
-		}
-		return len(devices) > 0, err
+		return growDevices(path, size)
 	}
 	m, err := mounted(target)
 	if err != nil || m == nil {
@@ -172,6 +180,22 @@ func (l *loopImages) Grow(_ context.Context, v Request, target string) (bool, er
 		err = ErrGrowOffline
 	}
 	return err == nil, err
+}
+
+// growDevices makes the devices of an image as large as it is.
+func growDevices(image string, size int64) (grown bool, err error) {
+	devices, err := loopsOf(image)
+	for _, d := range devices {
+		have, sizeErr := sizeOfDevice(d)
+		switch {
+		case sizeErr != nil:
+			err = errors.Join(err, sizeErr)
+		case have < size&^(sector-1):
+			err = errors.Join(err, refreshLoop(d))
+			grown = true
+		}
+	}
+	return grown && err == nil, err
 }
 
 // Attach gives a device that stays until Release.

@@ -39,6 +39,7 @@ type sources struct {
 	wg   sync.WaitGroup
 
 	mu      sync.Mutex
+	closed  bool
 	objects map[objectKey]*source
 }
 
@@ -59,6 +60,9 @@ func newSources(client kubernetes.Interface, lg *zap.Logger, notify func(types.U
 
 // close ends all watches.
 func (s *sources) close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
 	s.stop()
 	s.wg.Wait()
 }
@@ -115,9 +119,10 @@ func (s *sources) use(uid types.UID, keys map[objectKey]metav1.Object) {
 		if src == nil {
 			src = &source{key: k, users: map[types.UID]bool{}}
 			s.objects[k] = src
-			if immutable(seen) {
+			switch {
+			case immutable(seen):
 				src.object, src.synced = seen, true
-			} else {
+			case !s.closed:
 				s.watch(src)
 			}
 		}

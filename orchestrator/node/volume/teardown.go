@@ -12,7 +12,8 @@ import (
 )
 
 // Teardown unmounts all volumes of a pod and removes what was made for them; files of the node and of persistent volumes
-// stay. It needs to know nothing of the pod but what is on disk, and may be called again after it failed.
+// stay. It needs to know nothing of the pod but what is on disk, and may be called again after it failed. It waits for a
+// Setup of the same pod that is under way, whose context should be ended.
 func (v *Volumes) Teardown(ctx context.Context, uid types.UID) error {
 	if err := checkUID(uid); err != nil {
 		return err
