@@ -260,35 +260,46 @@ func relay(conn net.Conn, stream io.ReadWriter) error {
 
 // dialIn connects to a port of the loopback inside a network namespace, "" for the host's. Its sockets stay in it.
 func dialIn(ctx context.Context, netns string, port int32) (conn net.Conn, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if netns != "" {
-			runtime.LockOSThread() // never unlocked: the thread, which is in the other namespace, ends with the goroutine
-			if err = enter(netns); err != nil {
-				return
-			}
-		}
+	dial := func() error {
 		var d net.Dialer
 		for _, host := range []string{"127.0.0.1", "::1"} {
 			if conn, err = d.DialContext(ctx, "tcp", net.JoinHostPort(host, fmt.Sprint(port))); err == nil {
-				return
+				return nil
 			}
 		}
-	}()
-	<-done
+		return err
+	}
+	if netns == "" {
+		return conn, dial()
+	}
+	done := make(chan error, 1)
+	go func() { done <- inside(netns, dial) }()
+	err = <-done
 	return conn, err
 }
 
-// enter takes the thread into a network namespace.
-func enter(netns string) error {
-	fd, err := unix.Open(netns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+// inside runs f on a thread that is in a network namespace, and takes the thread back. One that cannot be taken back ends
+// with its goroutine, which must be that of the caller alone.
+func inside(netns string, f func() error) error {
+	runtime.LockOSThread()
+	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("the host's namespace: %w", err)
+	}
+	defer func() { _ = unix.Close(home) }()
+	there, err := unix.Open(netns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		defer func() { _ = unix.Close(there) }()
+		err = unix.Setns(there, unix.CLONE_NEWNET)
+	}
+	if err != nil {
+		runtime.UnlockOSThread()
 		return fmt.Errorf("namespace %s: %w", netns, err)
 	}
-	defer func() { _ = unix.Close(fd) }()
-	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("namespace %s: %w", netns, err)
+	err = f()
+	if unix.Setns(home, unix.CLONE_NEWNET) == nil {
+		runtime.UnlockOSThread()
 	}
-	return nil
+	return err
 }
