@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"github.com/keelson-io/keelson/orchestrator/apiserver/aggregate"
 	"github.com/keelson-io/keelson/orchestrator/kinds"
@@ -32,7 +33,7 @@ type Aggregation struct {
 // newAggregator makes what sends requests to other API servers.
 func (a *API) newAggregator() (*aggregate.Aggregator, error) {
 	return aggregate.New(aggregate.Config{
-		Services: services{a.objects}, Objects: apiServices{a}, Local: a.groupVersions, Certificate: a.cfg.Aggregation.Certificate,
+		Services: services{a.objects}, Objects: apiServices{a}, Local: a.groupVersions, Yielding: map[string]bool{metricsv1beta1.GroupName: true}, Certificate: a.cfg.Aggregation.Certificate,
 		Fail: a.fail, Registerer: a.cfg.Registry, Clock: a.cfg.Clock, Logger: a.cfg.Logger,
 	})
 }
@@ -46,7 +47,7 @@ func (a *API) groupVersions() map[schema.GroupVersion]bool {
 	for _, k := range a.cfg.Kinds {
 		all[k.GroupVersion()] = false
 	}
-	for _, v := range virtual() {
+	for _, v := range a.virtual() {
 		all[v.GroupVersion()] = false
 	}
 	return all

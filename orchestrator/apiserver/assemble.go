@@ -62,7 +62,7 @@ func New(cfg Config) (*API, error) {
 			return applyconfigurations.NewTypeConverter(set.Scheme()), nil
 		}),
 	}
-	s := &Server{clock: cfg.Clock, logger: cfg.Logger, parts: map[part]func(*call) error{}, virtual: scopes(virtual()), workers: newWorkers(cfg.Logger)}
+	s := &Server{clock: cfg.Clock, logger: cfg.Logger, parts: map[part]func(*call) error{}, virtual: byResource(a.virtual()), workers: newWorkers(cfg.Logger)}
 	s.draining, s.drain = context.WithCancel(context.Background())
 	if a.flow, err = a.limiter(); err != nil {
 		return nil, err
@@ -93,6 +93,9 @@ func New(cfg Config) (*API, error) {
 		s.parts[p] = do
 	}
 	for p, do := range a.streams(authorizer).parts() {
+		s.parts[p] = do
+	}
+	for p, do := range a.metrics() {
 		s.parts[p] = do
 	}
 	s.parts[part{"", "pods", "binding"}], s.parts[part{"", "bindings", ""}] = (*call).bind, (*call).bind

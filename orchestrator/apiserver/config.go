@@ -48,6 +48,8 @@ type Config struct {
 	Limits      Limits
 	Aggregation Aggregation
 	Nodes       Nodes
+	// Metrics is what metrics.k8s.io is answered from; nil: it is not served.
+	Metrics Metrics
 
 	Clock    clock.Clock          // nil: clock.Real
 	Logger   *zap.Logger          // nil: none

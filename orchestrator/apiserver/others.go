@@ -26,7 +26,7 @@ const (
 	patchLevel = "2"
 )
 
-// virtual are the resources that are never stored.
+// virtual are the resources that are never stored, whatever else there is.
 func virtual() []discovery.Virtual {
 	create := []string{"create"}
 	of := func(gv schema.GroupVersion, kind, resource string, namespaced bool) discovery.Virtual {
@@ -44,11 +44,19 @@ func virtual() []discovery.Virtual {
 	}
 }
 
-// scopes says which resources there are, and whether they are in namespaces.
-func scopes(of []discovery.Virtual) map[schema.GroupResource]bool {
-	out := map[schema.GroupResource]bool{}
+// virtual are the resources that this server has and that are never stored.
+func (a *API) virtual() []discovery.Virtual {
+	if a.cfg.Metrics == nil {
+		return virtual()
+	}
+	return append(virtual(), metricsResources()...)
+}
+
+// byResource finds them by their names.
+func byResource(of []discovery.Virtual) map[schema.GroupResource]discovery.Virtual {
+	out := map[schema.GroupResource]discovery.Virtual{}
 	for _, v := range of {
-		out[schema.GroupResource{Group: v.Group, Resource: v.Resource}] = v.Namespaced
+		out[schema.GroupResource{Group: v.Group, Resource: v.Resource}] = v
 	}
 	return out
 }
@@ -61,7 +69,7 @@ func (a *API) others() (http.Handler, error) {
 	mux.Handle("/api/", documents)
 	mux.Handle("/apis", documents)
 	mux.Handle("/apis/", documents)
-	schemas := openapi.New(a.cfg.Kinds, virtual(), a.custom.all, a.aggregator.Schemas)
+	schemas := openapi.New(a.cfg.Kinds, a.virtual(), a.custom.all, a.aggregator.Schemas)
 	for _, p := range []string{"/openapi/v2", "/openapi/v3", "/openapi/v3/"} {
 		mux.Handle(p, schemas)
 	}
@@ -91,7 +99,7 @@ func (a *API) documents() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		if t, o := a.server.table.Load(), a.aggregator.Discovery(); t != of || o != others {
-			of, others, handler = t, o, discovery.New(t.kinds, virtual(), *o)
+			of, others, handler = t, o, discovery.New(t.kinds, a.virtual(), *o)
 		}
 		h := handler
 		mu.Unlock()

@@ -117,7 +117,7 @@ func (a *API) bootstrap(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(bootstrapWriters)
-	for _, o := range slices.Concat(rights.Defaults(), joining(), priorityClasses(), a.ownService()) {
+	for _, o := range slices.Concat(rights.Defaults(), joining(), a.metricsRights(), priorityClasses(), a.ownService()) {
 		g.Go(func() error { return a.ensure(ctx, o) })
 	}
 	for _, d := range fairness.Defaults() {

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/orchestrator/apiserver/discovery"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/media"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/meter"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/request"
@@ -24,9 +25,9 @@ import (
 // Server serves requests whose user is known and may do what he asks.
 type Server struct {
 	table    atomic.Pointer[table]
-	parts    map[part]func(*call) error    // subresources and virtual resources with code of their own
-	virtual  map[schema.GroupResource]bool // the virtual resources, and whether they are in namespaces
-	others   http.Handler                  // what is no resource
+	parts    map[part]func(*call) error // subresources and virtual resources with code of their own
+	virtual  map[schema.GroupResource]discovery.Virtual
+	others   http.Handler // what is no resource
 	meter    *meter.Meter
 	clock    clock.Clock
 	logger   *zap.Logger
@@ -115,7 +116,8 @@ func (c *call) serve() (err error) {
 // all namespaces. Rights are decided by the path: who has them in a namespace must not get out of it.
 func (c *call) placed() error {
 	i := c.info
-	namespaced, virtual := c.s.virtual[schema.GroupResource{Group: i.Group, Resource: i.Resource}]
+	made, virtual := c.s.virtual[schema.GroupResource{Group: i.Group, Resource: i.Resource}]
+	namespaced, posted := made.Namespaced, virtual && !slices.Contains(made.Verbs, "list")
 	switch {
 	case c.res != nil:
 		namespaced = c.res.Kind.Namespaced
@@ -124,7 +126,7 @@ func (c *call) placed() error {
 	}
 	itself := i.Group == "" && i.Resource == "namespaces" && i.Name == i.Namespace // a namespace's path is in it
 	switch {
-	case i.Namespace != "" && !namespaced && !itself, i.Namespace == "" && namespaced && (i.Name != "" || virtual):
+	case i.Namespace != "" && !namespaced && !itself, i.Namespace == "" && namespaced && (i.Name != "" || posted):
 		return errNoSuchPath
 	case i.Namespace == "" && namespaced && i.Verb != "list" && i.Verb != "watch":
 		return apierrors.NewMethodNotSupported(schema.GroupResource{Group: i.Group, Resource: i.Resource}, i.Verb)

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -31,6 +32,7 @@ import (
 	"github.com/keelson-io/keelson/orchestrator/cluster/inprocess"
 	"github.com/keelson-io/keelson/orchestrator/cluster/pki"
 	"github.com/keelson-io/keelson/orchestrator/kinds"
+	"github.com/keelson-io/keelson/orchestrator/metrics"
 	"github.com/keelson-io/keelson/orchestrator/objectstore"
 )
 
@@ -68,6 +70,7 @@ type apiServer struct {
 	store  *objectstore.Store
 	tokens *identity.Issuer // of those that are kept in secrets
 	api    *apiserver.API
+	usage  *metrics.Collector // of nodes and pods
 	// registry has the metrics of this process.
 	registry *prometheus.Registry
 	listen   net.Listener
@@ -171,10 +174,11 @@ func (s *apiServer) build() error {
 	if err != nil {
 		return err
 	}
+	s.usage = metrics.New(metrics.Config{Logger: s.lg.Named("metrics")})
 	cfg := apiserver.Config{
 		Kinds: kinds.Builtin(), Store: s.store, ClientCAs: clients, Keys: keys, Issuer: s.set.issuer, Address: s.advertised(),
 		Tokens: tokens, ServiceRanges: s.set.ranges, NodePorts: s.set.ports, AuditPolicy: s.set.auditPolicy,
-		Aggregation: aggregation, Nodes: s.nodes(), Limits: s.cfg.Limits, Clock: clock.Real, Logger: s.lg, Registry: s.registry,
+		Aggregation: aggregation, Nodes: s.nodes(), Metrics: s.usage, Limits: s.cfg.Limits, Clock: clock.Real, Logger: s.lg, Registry: s.registry,
 	}
 	if s.set.auditLog != nil {
 		cfg.AuditLog = s.set.auditLog
@@ -213,7 +217,7 @@ func (s *apiServer) run(ctx context.Context) error {
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
 	ready := make(chan struct{})
-	go func() { s.ended <- s.api.Run(background, func() { close(ready) }) }()
+	go func() { s.ended <- s.serve(background, cancel, func() { close(ready) }) }()
 	go func() {
 		if err := s.http.ServeTLS(s.listen, "", ""); !errors.Is(err, http.ErrServerClosed) {
 			s.ended <- err
@@ -228,6 +232,16 @@ func (s *apiServer) run(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// serve runs what an API server does beside answering, until the context ends or something goes wrong.
+func (s *apiServer) serve(ctx context.Context, cancel func(), ready func()) error {
+	var wg sync.WaitGroup
+	wg.Go(func() { s.usage.Run(ctx, s.api) })
+	err := s.api.Run(ctx, ready)
+	cancel()
+	wg.Wait()
+	return err
 }
 
 // advertised is where others reach the server, as host:port. With an unspecified bind address it is the machine's first address

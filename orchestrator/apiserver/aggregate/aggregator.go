@@ -49,6 +49,8 @@ type Config struct {
 	Objects  Objects
 	// Local are the group versions that this server has, and whether they come and go.
 	Local func() map[schema.GroupVersion]bool
+	// Yielding are groups of Local that other servers often take over: who does keeps them when this server starts again.
+	Yielding map[string]bool
 	// Certificate is who this server is to others; nil: nobody.
 	Certificate *tls.Certificate
 	// Fail answers with an error.

@@ -29,8 +29,12 @@ func (a *Aggregator) wanted() map[string]*apiregistrationv1.APIService {
 			continue
 		}
 		o := local(gv)
-		if o.Labels = map[string]string{automanaged: onStart}; comesAndGoes {
-			o.Labels[automanaged] = always
+		switch {
+		case a.cfg.Yielding[gv.Group]: // it is made once
+		case comesAndGoes:
+			o.Labels = map[string]string{automanaged: always}
+		default:
+			o.Labels = map[string]string{automanaged: onStart}
 		}
 		all[o.Name] = o
 	}

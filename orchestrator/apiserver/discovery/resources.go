@@ -9,19 +9,22 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
 
 	"github.com/keelson-io/keelson/orchestrator/kinds"
 )
 
-// Virtual is a resource that is not stored: what is created is only answered.
+// Virtual is a resource that is not stored: what is created is only answered, and what is read is made for the answer.
 type Virtual struct {
 	schema.GroupVersionKind
 	Resource   string // plural in URLs, "tokenreviews"
 	Singular   string // "tokenreview"
 	Verbs      []string
 	Namespaced bool
+	// New and NewList make an object and a list, where client-go does not have the types.
+	New, NewList func() runtime.Object
 }
 
 // resources are the resources of each group and version, sorted by name, so that subresources follow their resource.

@@ -109,6 +109,14 @@ func (b *builder) logs(p *resource) {
 
 // virtual adds a resource that is not stored.
 func (b *builder) virtual(v discovery.Virtual) error {
+	if v.New != nil {
+		b.resource(&resource{
+			version: v.GroupVersion(), kind: v.Kind, plural: v.Resource, namespaced: v.Namespaced, verbs: v.Verbs, exchanged: v.GroupVersionKind,
+			model: b.types.addKind(v.GroupVersionKind, reflect.TypeOf(v.New())),
+			list:  b.types.addKind(v.GroupVersion().WithKind(v.Kind+"List"), reflect.TypeOf(v.NewList())),
+		})
+		return nil
+	}
 	o, err := scheme.Scheme.New(v.GroupVersionKind)
 	if err != nil {
 		return err
