@@ -354,11 +354,11 @@ func TestManyAtOnce(t *testing.T) {
 func TestLongFolder(t *testing.T) {
 	p := newPod(t, shim.SandboxSpec{})
 	dir := filepath.Join(p.root, strings.Repeat("long", 20), strings.Repeat("path", 20))
-	c, err := shim.Start(ctx(t), shim.Config{Dir: dir})
-	if err != nil {
+	if _, err := shim.Start(ctx(t), shim.Config{Dir: dir}); err != nil {
 		t.Fatal(err)
 	}
-	if c, err = shim.Connect(ctx(t), dir); err != nil {
+	c, err := shim.Connect(ctx(t), dir)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Shutdown(ctx(t)); err != nil {

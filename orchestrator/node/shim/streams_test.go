@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/keelson-io/keelson/orchestrator/node/shim"
 )
 
@@ -334,5 +336,79 @@ func (l *lines) expect(t *testing.T, want string) {
 		case <-c.Done():
 			t.Fatalf("%q does not come: %q", want, all)
 		}
+	}
+}
+
+// TestAttachThatTakesNothing holds a container up, until it leaves.
+func TestAttachThatTakesNothing(t *testing.T) {
+	p := newPod(t, shim.SandboxSpec{})
+	p.create(p.bundle("c", []string{"both", "50000"}, nil))
+	c, cancel := context.WithCancel(ctx(t))
+	defer cancel()
+	blocked, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	done := make(chan error, 1)
+	go func() {
+		done <- p.Attach(c, "c", shim.Streams{Stdout: writer(func(p []byte) (int, error) {
+			once.Do(func() { close(blocked) })
+			<-release
+			return len(p), nil
+		})})
+	}()
+	// Until it is attached, so that it sees the first output.
+	eventually(t, "it is attached", func() bool { return attached(t, p) })
+	if err := p.Start(ctx(t), "c"); err != nil {
+		t.Fatal(err)
+	}
+	<-blocked
+	if s, err := p.State(ctx(t), "c"); err != nil || s.Status != shim.Running {
+		t.Errorf("it did not wait: %+v %v", s, err)
+	}
+	cancel()
+	if s := p.stopped("c"); s.ExitCode != 0 {
+		t.Errorf("%+v", s)
+	}
+	close(release)
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if n := len(p.logOf("c")); n != 100000 {
+		t.Errorf("%d entries", n)
+	}
+}
+
+// attached tells whether the shim holds another's end of a pipe: two of the container's streams are its own.
+func attached(t *testing.T, p *pod) bool {
+	t.Helper()
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", p.Pid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pipes := 0
+	for _, fd := range fds {
+		if to, err := os.Readlink(fd); err == nil && strings.HasPrefix(to, "pipe:") {
+			pipes++
+		}
+	}
+	return pipes >= 3
+}
+
+type writer func([]byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }
+
+// TestNoProgram starts a file that the kernel cannot run: the container says so in its log, and fails.
+func TestNoProgram(t *testing.T) {
+	p := newPod(t, shim.SandboxSpec{})
+	c := p.bundle("c", []string{"echo"}, func(s *specs.Spec) { s.Process.Args = []string{"/text"} })
+	if err := os.WriteFile(filepath.Join(c.Bundle, "rootfs/text"), []byte("no program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p.run(c)
+	if s := p.stopped("c"); s.ExitCode == 0 || s.Reason != "Error" {
+		t.Errorf("%+v", s)
+	}
+	if got := text(p.logOf("c"), "stderr"); !strings.Contains(got, "exec format error") {
+		t.Errorf("log %q", got)
 	}
 }

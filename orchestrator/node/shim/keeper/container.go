@@ -38,6 +38,7 @@ type container struct {
 	stdio   *stdio
 	manager cgroups.Manager
 	stopped chan struct{} // closed when everything of it has ended
+	oom     *oomWatch
 
 	op   sync.Mutex // one at a time: start, exec, update, remove
 	lib  *libcontainer.Container
@@ -140,6 +141,9 @@ func (k *Keeper) launch(c *container, b *bundle, config *configs.Config) (pid in
 		}
 		return 0, err
 	}
+	if c.oom, err = watchOOM(c.manager); err != nil {
+		log.Printf("container %s: what the kernel kills for want of memory is seen at its end only: %v", c.id, err)
+	}
 	process, _ := ledger.Find(pid)
 	k.set(c, func(s *wire.State) {
 		c.process = process
@@ -154,7 +158,7 @@ func (k *Keeper) supervise(c *container, pid int) {
 	code := await(c.init)
 	finished := time.Now().UTC()
 	k.disown(pid)
-	ooms, _ := c.manager.OOMKillCount()
+	oom := c.oom.happened(c.manager)
 	if !c.private { // its other processes live on, but a container ends with its first one
 		ctx, cancel := context.WithTimeout(context.Background(), killing)
 		if err := ledger.KillAll(ctx, c.manager); err != nil {
@@ -164,11 +168,11 @@ func (k *Keeper) supervise(c *container, pid int) {
 	}
 	c.stdio.drain(draining)
 	k.set(c, func(s *wire.State) {
-		s.Pid, s.Status, s.FinishedAt, s.ExitCode, s.OOMKilled = 0, wire.Stopped, finished, code, ooms > 0
+		s.Pid, s.Status, s.FinishedAt, s.ExitCode, s.OOMKilled = 0, wire.Stopped, finished, code, oom
 		switch {
 		case s.StartedAt.IsZero():
 			s.Reason = "NotStarted"
-		case ooms > 0 && code != 0:
+		case oom && code != 0:
 			s.Reason = "OOMKilled"
 		case code != 0:
 			s.Reason = "Error"

@@ -172,14 +172,6 @@ func (k *Keeper) attach(conn wire.Conn, req *wire.Request, files []*os.File) err
 	return conn.Send(wire.Reply{})
 }
 
-func (c *client) close() {
-	for _, f := range c.out {
-		if f != nil {
-			_ = f.Close()
-		}
-	}
-}
-
 // attach adds a client. accept is called before its first output.
 func (s *stdio) attach(c *client, stdin *os.File, accept func(master *os.File) error) error {
 	s.mu.Lock()

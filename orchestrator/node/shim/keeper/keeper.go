@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -22,7 +21,7 @@ import (
 type Keeper struct {
 	dir  string
 	down chan struct{} // closed by Shutdown
-	idle *time.Timer   // gives memory back when it fires
+	idle *time.Timer   // is set anew by all that happens; then rest
 
 	starts  sync.RWMutex  // read-held while libcontainer starts processes and waits for its helpers
 	started chan struct{} // wakes reap after that
@@ -41,7 +40,7 @@ func newKeeper(dir string, l ledger.Ledger) *Keeper {
 		dir: dir, down: make(chan struct{}), started: make(chan struct{}, 1), ledger: l,
 		containers: map[string]*container{}, owned: map[int]bool{}, feeds: map[*feed]bool{},
 	}
-	k.idle = time.AfterFunc(time.Hour, debug.FreeOSMemory)
+	k.idle = time.AfterFunc(time.Hour, rest)
 	return k
 }
 

@@ -34,6 +34,7 @@ const (
 	memLimit  = 8 << 20 // bytes of the heap and what Go adds to it, above which the collector works harder
 	procs     = 2
 	quiet     = time.Second // after which unused memory is given back
+	maxLog    = 1 << 20     // bytes of the shim's own log, after which it begins anew
 )
 
 // Run serves until Shutdown. It tells ready what went wrong at the start, or "ok", and closes it. The caller has locked itself
@@ -104,6 +105,14 @@ func start(cfg Config) (*Keeper, *net.UnixListener, error) {
 	}
 	go k.reap()
 	return k, listener, nil
+}
+
+// rest is what is done when all is quiet.
+func rest() {
+	debug.FreeOSMemory()
+	if info, err := os.Stderr.Stat(); err == nil && info.Mode().IsRegular() && info.Size() > maxLog {
+		_ = os.Stderr.Truncate(0)
+	}
 }
 
 func listen(dir string) (*net.UnixListener, error) {

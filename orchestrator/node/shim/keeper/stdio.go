@@ -41,11 +41,10 @@ type stdio struct {
 	closed  bool
 }
 
-// client is one that is attached. Its files are written to and closed by one pump at a time, under mu.
+// client is one that is attached.
 type client struct {
-	mu     sync.Mutex
-	out    [2]*os.File // by crilog.Stream
-	gone   chan struct{}
+	out    [2]*os.File   // by crilog.Stream; nil if it does not want that
+	gone   chan struct{} // closed when it is no longer attached
 	hangup sync.Once
 }
 
@@ -240,8 +239,6 @@ func (s *stdio) broadcast(stream crilog.Stream, p []byte) {
 
 // write tells whether the client is still there.
 func (c *client) write(stream crilog.Stream, p []byte) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	f := c.out[stream]
 	if f == nil {
 		return true
@@ -251,21 +248,23 @@ func (c *client) write(stream crilog.Stream, p []byte) bool {
 	return err == nil
 }
 
+// close ends the client's streams. A write to them that waits fails.
+func (c *client) close() {
+	c.hangup.Do(func() {
+		close(c.gone)
+		for _, f := range c.out {
+			if f != nil {
+				_ = f.Close()
+			}
+		}
+	})
+}
+
 func (s *stdio) detach(c *client) {
 	s.mu.Lock()
 	s.clients = slices.DeleteFunc(s.clients, func(have *client) bool { return have == c })
 	s.mu.Unlock()
-	c.hangup.Do(func() {
-		close(c.gone)
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		for i, f := range c.out {
-			if f != nil {
-				_ = f.Close()
-				c.out[i] = nil
-			}
-		}
-	})
+	c.close()
 }
 
 // drain waits until all output of what has ended was moved. Somebody else may hold a stream open; that is waited for a while.
