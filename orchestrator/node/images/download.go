@@ -116,7 +116,7 @@ func (s *Store) fetch(ctx context.Context, repo *registry.Repository, want ocisp
 
 // part gets one answer of a registry.
 func (d *ingest) part(ctx context.Context, repo *registry.Repository, want ocispec.Descriptor) error {
-	body, at, host, err := repo.Blob(ctx, want.Digest.String(), d.size)
+	body, at, host, err := repo.Blob(ctx, want.Digest.String(), d.size, want.Size)
 	if err != nil {
 		return err
 	}

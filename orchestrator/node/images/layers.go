@@ -26,6 +26,7 @@ const (
 type meta struct {
 	Bytes  int64        `json:"bytes"`
 	Inodes int64        `json:"inodes"`
+	Opaque bool         `json:"opaque,omitempty"` // it hides all layers below
 	Root   *unpack.Attr `json:"root,omitempty"`
 	Boot   string       `json:"boot,omitempty"` // the start of the machine that unpacked it; empty when it is on the disk for good
 }
@@ -156,7 +157,7 @@ func (s *Store) unpackLayer(ctx context.Context, o *op, l layerRef, key string, 
 	if err != nil {
 		return err
 	}
-	return s.keepLayer(tmp, key, meta{Bytes: res.Bytes, Inodes: res.Inodes, Root: res.Root, Boot: s.boot})
+	return s.keepLayer(tmp, key, meta{Bytes: res.Bytes, Inodes: res.Inodes, Opaque: res.Opaque, Root: res.Root, Boot: s.boot})
 }
 
 // keepLayer moves a complete layer to its place.

@@ -179,6 +179,11 @@ func (s *Store) mountImage(ctx context.Context, o *op, m mount) error {
 		if !slices.Contains(keys[i+1:], key) { // what lies above covers it
 			spec.Lower = append(spec.Lower, s.layerDir(key))
 		}
+		if note, err := s.layerMeta(key); err != nil {
+			return err
+		} else if note.Opaque {
+			break
+		}
 	}
 	if len(spec.Lower) == 0 {
 		spec.Lower = []string{s.layerDir(emptyLayer)}

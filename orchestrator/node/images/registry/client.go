@@ -224,33 +224,39 @@ func (e *endpoint) manifest(ctx context.Context, reference string) (Manifest, er
 	return m, nil
 }
 
-// Blob gets a blob from an offset on. The registry may start at an earlier one: it returns at which, and its host.
-func (r *Repository) Blob(ctx context.Context, digest string, offset int64) (body io.ReadCloser, at int64, host string, err error) {
+// Blob gets a blob of a size from an offset on. A registry that cannot do that starts at its beginning: it returns at which
+// offset, and the registry's host.
+func (r *Repository) Blob(ctx context.Context, digest string, offset, size int64) (body io.ReadCloser, at int64, host string, err error) {
 	err = r.each(ctx, func(e *endpoint) error {
-		body, at, err = e.blob(ctx, digest, offset)
+		body, at, err = e.blob(ctx, digest, offset, size)
 		host = e.host
 		return err
 	})
 	return body, at, host, err
 }
 
-func (e *endpoint) blob(ctx context.Context, digest string, offset int64) (io.ReadCloser, int64, error) {
-	var header http.Header
-	if offset > 0 {
-		header = http.Header{"Range": {fmt.Sprintf("bytes=%d-", offset)}}
+func (e *endpoint) blob(ctx context.Context, digest string, offset, size int64) (io.ReadCloser, int64, error) {
+	if offset == 0 {
+		resp, err := e.get(ctx, "blobs/"+digest, nil, http.StatusOK)
+		if err != nil {
+			return nil, 0, err
+		}
+		return &explained{resp.Body, e}, 0, nil
 	}
-	resp, err := e.get(ctx, "blobs/"+digest, header, http.StatusOK, http.StatusPartialContent)
+	header := http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", offset, size-1)}}
+	resp, err := e.get(ctx, "blobs/"+digest, header, http.StatusOK, http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable)
 	if err != nil {
 		return nil, 0, err
 	}
-	if offset > 0 && (resp.StatusCode != http.StatusPartialContent || !strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", offset))) {
-		if resp.StatusCode == http.StatusPartialContent {
-			_ = resp.Body.Close()
-			return nil, 0, &failure{kind: ErrInvalid, err: ErrInvalid, text: fmt.Sprintf("the registry %s sent another part of a blob than was asked for", e.host)}
-		}
-		offset = 0
+	part := strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", offset))
+	switch {
+	case resp.StatusCode == http.StatusOK:
+		return &explained{resp.Body, e}, 0, nil
+	case resp.StatusCode == http.StatusPartialContent && part:
+		return &explained{resp.Body, e}, offset, nil
 	}
-	return &explained{resp.Body, e}, offset, nil
+	_ = resp.Body.Close() // it does not understand what was asked, or sends another part
+	return e.blob(ctx, digest, 0, size)
 }
 
 // explained is a body whose errors say what they mean.

@@ -3,7 +3,6 @@ package registry
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -60,6 +59,7 @@ func explain(host string, known bool, err error) error {
 	var f *failure
 	var s *stalled
 	var te *transport.Error
+	var cert *tls.CertificateVerificationError
 	switch {
 	case err == nil:
 		return nil
@@ -67,18 +67,14 @@ func explain(host string, known bool, err error) error {
 		return err
 	case errors.As(err, &s):
 		return &failure{kind: ErrUnavailable, text: s.Error(), err: err}
+	case errors.As(err, &cert):
+		return &failure{kind: ErrUnavailable, text: fmt.Sprintf("the certificate of the registry %s is not trusted: %s", host, cert.Error()), err: err}
 	case errors.As(err, &te):
 		return status(host, known, te)
 	}
 	var op *net.OpError // a timeout of which would pass for one of the context
 	if !errors.As(err, &op) && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
 		return fmt.Errorf("the registry %s: %w", host, err)
-	}
-	var unknown x509.UnknownAuthorityError
-	var wrongName x509.HostnameError
-	var cert *tls.CertificateVerificationError
-	if errors.As(err, &unknown) || errors.As(err, &wrongName) || errors.As(err, &cert) {
-		return &failure{kind: ErrUnavailable, text: fmt.Sprintf("the certificate of the registry %s is not trusted: %s", host, short(err)), err: err}
 	}
 	if broken(err) {
 		return &failure{kind: ErrUnavailable, text: fmt.Sprintf("cannot reach the registry %s: %s", host, short(err)), err: err, again: !refused(err)}
@@ -102,6 +98,10 @@ func refused(err error) bool {
 
 // short is the innermost text of an error, without the URLs that net/http puts in front.
 func short(err error) string {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Error()
+	}
 	for {
 		var ue *url.Error
 		if !errors.As(err, &ue) {

@@ -66,8 +66,9 @@ func (g *guarded) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp, err := g.inner.RoundTrip(out)
 	if err != nil {
+		err = because(ctx, err)
 		w.stop()
-		return nil, because(ctx, err)
+		return nil, err
 	}
 	w.moved()
 	resp.Body = &watched{resp.Body, w, ctx, true}

@@ -127,6 +127,12 @@ func (u *unpacker) imply(in handle, name string) error {
 // if they show nothing.
 func (u *unpacker) below(full string) (dir int, base string, st unix.Stat_t, err error) {
 	visible := u.parents
+	for i, t := range visible {
+		if isOpaque(t.fd, "") {
+			visible = visible[:i+1]
+			break
+		}
+	}
 	elements := strings.Split(full, "/")
 	for i := range elements {
 		prefix, found := strings.Join(elements[:i+1], "/"), false

@@ -20,7 +20,9 @@ type Options struct {
 type Result struct {
 	Bytes  int64 // of files, in whole blocks of 4 KiB
 	Inodes int64
-	Root   *Attr // of the root directory, nil if the layer does not say
+	// Opaque: the root directory hides all layers below, which are not to be mounted.
+	Opaque bool
+	Root   *Attr // of the root directory; nil if the layer does not say
 }
 
 // Attr are owner and mode of a directory.

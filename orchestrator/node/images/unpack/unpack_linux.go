@@ -119,7 +119,7 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 		return u.rootEntry(h)
 	}
 	base := path.Base(name)
-	if strings.HasPrefix(base, metaPrefix) && base != opaqueMarker {
+	if i := strings.Index("/"+name, "/"+metaPrefix); i >= 0 && name[i:] != opaqueMarker {
 		return nil // housekeeping of aufs
 	}
 	parent, err := u.parent(path.Dir(name))
@@ -145,8 +145,11 @@ func (u *unpacker) rootEntry(h *tar.Header) error {
 	return setAttributes(fd, "", h)
 }
 
-// opaque marks a directory as hiding what lies below it.
+// opaque marks a directory as hiding what lies below it. Overlayfs does not look at the mark of a root.
 func (u *unpacker) opaque(parent handle) error {
+	if parent.path == "" {
+		u.result.Opaque = true
+	}
 	return setXattr(parent.fd, "", opaqueXattr, []byte("y"))
 }
 
