@@ -47,15 +47,11 @@ func (s *Store) download(ctx context.Context, repo *registry.Repository, want oc
 	}
 	defer done()
 	d := &ingest{f: f, sum: digest.SHA256.Hash(), told: told}
-	if err := d.resume(want.Size); err != nil {
+	if err := s.receive(ctx, repo, want, d); err != nil {
+		if d.size == 0 || errors.Is(err, ErrCorrupt) {
+			_ = os.Remove(path) // nothing to go on with
+		}
 		return err
-	}
-	if err := s.fetch(ctx, repo, want, d); err != nil {
-		return err
-	}
-	if got := digest.NewDigest(digest.SHA256, d.sum); got != want.Digest || d.size != want.Size {
-		_ = os.Remove(path)
-		return fmt.Errorf("%s from the registry %s is %w: %d bytes with the digest %s, want %d", want.Digest, d.host, ErrCorrupt, d.size, got, want.Size)
 	}
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("images: %w", err)
@@ -64,6 +60,30 @@ func (s *Store) download(ctx context.Context, repo *registry.Repository, want oc
 		return fmt.Errorf("images: %w", err)
 	}
 	return syncDir(filepath.Join(s.dir, blobsDir))
+}
+
+// receive gets a blob, from where an earlier attempt has stopped. If that did not come to a good end, it begins anew, once.
+func (s *Store) receive(ctx context.Context, repo *registry.Repository, want ocispec.Descriptor, d *ingest) error {
+	if err := d.resume(want.Size); err != nil {
+		return err
+	}
+	resumed := d.size > 0
+	for {
+		if err := s.fetch(ctx, repo, want, d); err != nil {
+			return err
+		}
+		got := digest.NewDigest(digest.SHA256, d.sum)
+		if got == want.Digest {
+			return nil
+		}
+		if !resumed {
+			return fmt.Errorf("%s from the registry %s is %w: its digest is %s", want.Digest, d.host, ErrCorrupt, got)
+		}
+		resumed = false
+		if err := d.restart(); err != nil {
+			return fmt.Errorf("images: %w", err)
+		}
+	}
 }
 
 // ingest is a blob on its way into the store.

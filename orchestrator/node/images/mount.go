@@ -174,7 +174,7 @@ func (s *Store) mountImage(ctx context.Context, o *op, m mount) error {
 	if err != nil {
 		return err
 	}
-	spec := overlay.Spec{Target: m.Target, Empty: s.layerDir(emptyLayer), UIDs: m.UIDs, GIDs: m.GIDs}
+	spec := overlay.Spec{Target: m.Target, Empty: filepath.Join(s.dir, layersDir, emptyLayer, "none"), UIDs: m.UIDs, GIDs: m.GIDs}
 	for i, key := range slices.Backward(keys) {
 		if !slices.Contains(keys[i+1:], key) { // what lies above covers it
 			spec.Lower = append(spec.Lower, s.layerDir(key))
@@ -187,11 +187,6 @@ func (s *Store) mountImage(ctx context.Context, o *op, m mount) error {
 	}
 	if len(spec.Lower) == 0 {
 		spec.Lower = []string{s.layerDir(emptyLayer)}
-		if m.ReadOnly {
-			if spec.Empty, err = o.dir(); err != nil { // two of the same are refused
-				return err
-			}
-		}
 	}
 	if !m.ReadOnly {
 		spec.Upper, spec.Work = filepath.Join(s.mountDir(m.Key), "upper"), filepath.Join(s.mountDir(m.Key), "work")

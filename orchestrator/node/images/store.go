@@ -102,7 +102,11 @@ func Open(dir string, cfg Config) (*Store, error) {
 		dir: dir, cfg: cfg, lg: cfg.Logger, clk: cfg.Clock, client: registry.New(cfg.Registries), boot: bootID(),
 		downloads: semaphore.NewWeighted(int64(cfg.Parallel)), unpacks: semaphore.NewWeighted(int64(max(2, runtime.GOMAXPROCS(0)))),
 	}
-	for _, d := range []string{blobsDir, layersDir, mountsDir, ingestDir, tmpDir, usedDir, filepath.Join(layersDir, emptyLayer, "fs")} {
+	dirs := []string{blobsDir, layersDir, mountsDir, ingestDir, tmpDir, usedDir}
+	for _, d := range []string{"fs", "none"} { // an overlay does not take one directory twice
+		dirs = append(dirs, filepath.Join(layersDir, emptyLayer, d))
+	}
+	for _, d := range dirs {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			return nil, fmt.Errorf("images: %w", err)
 		}

@@ -3,16 +3,11 @@ package images
 import (
 	"bytes"
 	"context"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/name"
-	ggcrregistry "github.com/google/go-containerregistry/pkg/registry"
-	"github.com/google/go-containerregistry/pkg/v1/random"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -21,19 +16,6 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func open(t testing.TB, cfg Config) *Store {
-	t.Helper()
-	return openAt(t, t.TempDir(), cfg)
-}
-
-func openAt(t testing.TB, dir string, cfg Config) *Store {
-	t.Helper()
-	s, err := Open(dir, cfg)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, s.Close()) })
-	return s
-}
 
 // script is a file that stands for a binary.
 func script(t testing.TB, name, content string) string {
@@ -90,30 +72,4 @@ func TestBuildMount(t *testing.T) {
 	require.NoError(t, s.Unmount("c2"))
 	require.NoDirExists(t, target)
 	require.Empty(t, s.Mounted())
-}
-
-func TestPull(t *testing.T) {
-	ctx := context.Background()
-	srv := httptest.NewServer(ggcrregistry.New())
-	defer srv.Close()
-	host := strings.TrimPrefix(srv.URL, "http://")
-	want, err := random.Image(10000, 3)
-	require.NoError(t, err)
-	ref, err := name.ParseReference(host + "/some/app:v1")
-	require.NoError(t, err)
-	require.NoError(t, remote.Write(ref, want))
-
-	s := open(t, Config{})
-	var last Progress
-	img, err := s.Pull(ctx, PullRequest{Ref: ref.Name(), Progress: func(p Progress) { last = p }})
-	require.NoError(t, err)
-	id, err := want.ConfigName()
-	require.NoError(t, err)
-	require.Equal(t, id.String(), img.ID)
-	require.Equal(t, []string{ref.Name()}, img.RepoTags)
-	require.NotZero(t, last.Received)
-
-	_, err = s.Pull(ctx, PullRequest{Ref: host + "/some/app:v2"})
-	require.ErrorIs(t, err, ErrNotFound)
-	t.Log(err)
 }
