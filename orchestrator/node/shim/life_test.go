@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -363,5 +364,40 @@ func TestLongFolder(t *testing.T) {
 	}
 	if err := c.Shutdown(ctx(t)); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestShimKilledAnytime kills shims in the midst of what they do: whatever that was, it is all found again.
+func TestShimKilledAnytime(t *testing.T) {
+	for i := range 12 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			spec := shim.SandboxSpec{IPC: true, UTS: true, PID: i%2 == 0, NetNS: filepath.Join(t.TempDir(), mark+"-net")}
+			p := newPod(t, spec)
+			first, second := p.bundle("a", []string{"hang", "1"}, nil), p.bundle("b", []string{"exit", "0"}, nil)
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				for _, c := range []shim.Container{first, second} {
+					if _, err := p.Create(ctx(t), c); err != nil {
+						return
+					}
+					if p.Start(ctx(t), c.ID) != nil {
+						return
+					}
+				}
+				_ = p.Delete(ctx(t), "a")
+			}()
+			time.Sleep(time.Duration(i) * 7 * time.Millisecond)
+			if err := syscall.Kill(p.Pid(), syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			<-done
+			if err := shim.Clean(p.dir); err != nil {
+				t.Fatal(err)
+			}
+			if left := boxes(); len(left) > 0 {
+				t.Errorf("processes survive: %v", left)
+			}
+		})
 	}
 }
