@@ -2,10 +2,13 @@ package workers
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/keelson-io/keelson/orchestrator/node/probe"
 )
 
 // view is all that a decision about a living pod rests on.
@@ -15,10 +18,10 @@ type view struct {
 	now  time.Time
 	seen *observed
 
-	started map[string]bool      // by container ID: it has passed its postStart hook and its startup probe
-	failing map[string]ProbeKind // by container ID: a probe says that it has to be restarted
-	hold    map[string]time.Time // by name: it could not be started, and is not tried again before
-	resize  map[string]bool      // by name: it has to be restarted to get its resources
+	started map[string]bool       // by container ID: it has passed its postStart hook and its startup probe
+	failing map[string]probe.Kind // by container ID: a probe says that it has to be restarted
+	hold    map[string]time.Time  // by name: it could not be started, and is not tried again before
+	resize  map[string]bool       // by name: it has to be restarted to get its resources
 	backOff backOff
 }
 
@@ -46,8 +49,8 @@ type stop struct {
 	container *container
 	spec      *corev1.Container
 	message   string
-	probe     ProbeKind // that failed
-	now       bool      // without its preStop hook
+	failed    *probe.Kind // the probe that condemned it, if one did
+	now       bool        // without its preStop hook
 }
 
 // actions are what closes the gap between a living pod's spec and the runtime. Of the fields up to start, the first that is set is
@@ -291,13 +294,12 @@ func (p *planner) startOver(c *corev1.Container, cur *container, k kind) {
 // kill stops a running container that has to go; restart says that it comes back whatever the policy.
 func (p *planner) kill(c *corev1.Container, cur *container, restart bool) bool {
 	s := stop{container: cur, spec: c}
-	switch failed := p.failing[cur.id]; {
+	failed, condemned := p.failing[cur.id]
+	switch {
 	case cur.hash != "" && cur.hash != containerHash(c):
 		s.message, restart = fmt.Sprintf("Container %s definition changed", c.Name), true
-	case failed == Liveness:
-		s.message, s.probe = fmt.Sprintf("Container %s failed liveness probe", c.Name), failed
-	case failed == Startup:
-		s.message, s.probe = fmt.Sprintf("Container %s failed startup probe", c.Name), failed
+	case condemned:
+		s.message, s.failed = fmt.Sprintf("Container %s failed %s probe", c.Name, strings.ToLower(failed.String())), &failed
 	case p.resize[c.Name]:
 		s.message, restart = fmt.Sprintf("Container %s resize requires restart", c.Name), true
 	default:

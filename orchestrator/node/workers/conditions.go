@@ -39,6 +39,12 @@ func (r *report) conditions(s *corev1.PodStatus) {
 	}
 }
 
+// ownConditions are those that only nodes write.
+var ownConditions = []corev1.PodConditionType{
+	corev1.PodScheduled, corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReady,
+	corev1.AllContainersRestarting, corev1.PodResizePending, corev1.PodResizeInProgress,
+}
+
 // Reasons of conditions.
 const (
 	podCompleted = "PodCompleted"

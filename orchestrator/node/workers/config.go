@@ -16,6 +16,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/orchestrator/node/probe"
 )
 
 // Volumes provides what pods mount.
@@ -26,6 +27,8 @@ type Volumes interface {
 	Mounts(pod *corev1.Pod, c *corev1.Container, env map[string]string) ([]*runtimeapi.Mount, error)
 	// Teardown removes the volumes of a pod; of one that has none it is no error.
 	Teardown(ctx context.Context, uid types.UID) error
+	// Remove is Teardown, and removes the pod's directory with all that is in it.
+	Remove(ctx context.Context, uid types.UID) error
 }
 
 // Environ provides what containers find in their environment.
@@ -37,32 +40,16 @@ type Environ interface {
 	Hosts(pod *corev1.Pod, ips []string) (string, error)
 }
 
-// ProbeKind is what a probe is for.
-type ProbeKind string
-
-// The kinds of probes.
-const (
-	Startup   ProbeKind = "startup"
-	Readiness ProbeKind = "readiness"
-	Liveness  ProbeKind = "liveness"
-)
-
-// Change is a new result of a container's probe. Startup and Liveness with Ok false: the container has to be restarted.
-type Change struct {
-	UID         types.UID
-	Container   string
-	ContainerID string // without the name of the runtime
-	Kind        ProbeKind
-	Ok          bool
-	Message     string
-}
-
 // Prober probes running containers. Container IDs are without the name of the runtime.
 type Prober interface {
 	Start(pod *corev1.Pod, c *corev1.Container, containerID, podIP string, started time.Time)
+	// Terminating says that a pod ends: only its readiness still matters.
+	Terminating(uid types.UID)
+	// Stop ends the probes of a container, or of all of the pod if it is "".
 	Stop(uid types.UID, container string)
 	Result(containerID string) (started, ready bool)
-	Changes() <-chan Change
+	// Changes are new results. Of startup and liveness, one that is not ok has the container restarted.
+	Changes() <-chan probe.Change
 }
 
 // Cgroups keeps the cgroups above those of containers, and says what containers get.
@@ -125,21 +112,20 @@ type Config struct {
 
 // Options are what a user may want otherwise. Zero values become the defaults that are named.
 type Options struct {
-	ClusterDomain    string        // cluster.local
-	LogLinks         string        // directory of links to logs by the name of pod and container; none
-	SeccompDefault   bool          // containers that say nothing get the runtime's profile, not none
-	SeccompDir       string        // of profiles that are named; /var/lib/keelson/seccomp
-	UnsafeSysctls    []string      // that pods may set beyond the safe ones; a name, or a prefix that ends in *
-	MaxPulls         int           // images pulled at the same time; 5
-	BackOff          time.Duration // of the second restart; 10 s
-	MaxBackOff       time.Duration // 5 min
-	Resync           time.Duration // between looks at a pod without any cause; 60 s
-	Relist           time.Duration // between looks at the runtime if it sends no events; 1 s
-	StaticDir        string        // of manifests of static pods; none
-	StaticEvery      time.Duration // between looks at it; 5 s
-	UserRangeStart   uint32        // first host ID of pods' user namespaces; 65536
-	MaxPods          int           // ranges of users; 1024
-	RegistryPullOnly bool          // pods may use an image that is there only if their credentials could pull it: always asks the registry
+	ClusterDomain  string        // cluster.local
+	LogLinks       string        // directory of links to logs by the name of pod and container; none
+	SeccompDefault bool          // containers that say nothing get the runtime's profile, not none
+	SeccompDir     string        // of profiles that are named; /var/lib/keelson/seccomp
+	UnsafeSysctls  []string      // that pods may set beyond the safe ones; a name, or a prefix that ends in *
+	MaxPulls       int           // images pulled at the same time; 5
+	BackOff        time.Duration // of the second restart; 10 s
+	MaxBackOff     time.Duration // 5 min
+	Resync         time.Duration // between looks at a pod without any cause; 60 s
+	Relist         time.Duration // between looks at the runtime if it sends no events; 1 s
+	StaticDir      string        // of manifests of static pods; none
+	StaticEvery    time.Duration // between looks at it; 5 s
+	UserRangeStart uint32        // first host ID of pods' user namespaces; 65536
+	MaxPods        int           // ranges of users; 1024
 }
 
 func (o *Options) setDefaults() {

@@ -13,6 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/keelson-io/keelson/orchestrator/node/environ/expansion"
 )
 
 // hostsPath is where a container finds the hosts file of its pod.
@@ -46,7 +48,8 @@ func (ws *Workers) containerConfig(ctx context.Context, p *corev1.Pod, s start, 
 		env[v.Name] = v.Value
 		cc.Envs = append(cc.Envs, &runtimeapi.KeyValue{Key: v.Name, Value: []byte(v.Value)})
 	}
-	cc.Command, cc.Args = expandAll(c.Command, env), expandAll(c.Args, env)
+	get := expansion.Of(env)
+	cc.Command, cc.Args = expansion.All(c.Command, get), expansion.All(c.Args, get)
 	for k, v := range device.Annotations {
 		cc.Annotations[k] = v
 	}

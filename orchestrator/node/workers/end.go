@@ -3,7 +3,6 @@ package workers
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -17,6 +16,11 @@ import (
 // end takes a pod that is not to run any more a step further: what brings it up is cancelled, what runs is stopped, the final
 // status is written, and what it had is given back.
 func (w *worker) end(ctx context.Context, g glance, acts actions) (again time.Duration, finished bool) {
+	if !w.halt.told {
+		w.halt.told = true
+		w.watchProbes(g)
+		w.ws.cfg.Prober.Terminating(w.uid)
+	}
 	w.mu.Lock()
 	up := w.running.up
 	w.mu.Unlock()
@@ -124,10 +128,7 @@ func (w *worker) release(ctx context.Context, g glance) error {
 		return nil
 	}
 	ws := w.ws
-	for name := range w.probed {
-		ws.cfg.Prober.Stop(w.uid, name)
-		delete(w.probed, name)
-	}
+	ws.cfg.Prober.Stop(w.uid, "")
 	if err := ws.cfg.Volumes.Teardown(ctx, w.uid); err != nil {
 		return err
 	}
@@ -166,12 +167,8 @@ func (w *worker) clean(ctx context.Context, g glance) error {
 	if err := os.RemoveAll(ws.LogDir(g.pod)); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(filepath.Join(ws.podDir(g.pod), "containers")); err != nil {
+	if err := ws.cfg.Volumes.Remove(ctx, w.uid); err != nil {
 		return err
-	}
-	// Others keep things there, too; the last one to leave removes it.
-	if err := os.Remove(ws.podDir(g.pod)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		ws.log.Debug("directory of a pod is not empty", podFields(g.pod, err)...)
 	}
 	w.halt.cleaned = true
 	return nil

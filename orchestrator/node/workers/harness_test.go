@@ -28,6 +28,19 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/keelson-io/keelson/orchestrator/node/cgroup"
+	"github.com/keelson-io/keelson/orchestrator/node/environ"
+	"github.com/keelson-io/keelson/orchestrator/node/probe"
+	"github.com/keelson-io/keelson/orchestrator/node/volume"
+)
+
+// What stands in for others in these tests has the shape of the real ones.
+var (
+	_ Environ = (*environ.Environ)(nil)
+	_ Prober  = (*probe.Prober)(nil)
+	_ Volumes = (*volume.Volumes)(nil)
+	_ Cgroups = (*cgroup.Tree)(nil)
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -64,6 +77,7 @@ func newHarness(t *testing.T) *harness {
 		h.rt.images[i] = &runtimeapi.Image{Id: i}
 	}
 	dir := t.TempDir()
+	h.volumes.dir = dir + "/pods"
 	h.cfg = Config{
 		Runtime: h.rt, Images: h.rt, Client: h.api.client, NodeName: "node", Node: func() *corev1.Node { return h.node }, Volumes: h.volumes, Environ: h.environ,
 		Prober: h.prober, Cgroups: h.cgroups, Events: h.events, Dir: dir + "/pods", Logs: dir + "/logs", Logger: zap.NewNop(),
@@ -369,6 +383,7 @@ func (a *fakeAPI) pods() (all []*corev1.Pod) {
 }
 
 type fakeVolumes struct {
+	dir   string
 	mu    sync.Mutex
 	err   error
 	setup int
@@ -396,6 +411,10 @@ func (v *fakeVolumes) Teardown(_ context.Context, uid types.UID) error {
 	return nil
 }
 
+func (v *fakeVolumes) Remove(_ context.Context, uid types.UID) error {
+	return os.RemoveAll(v.dir + "/" + string(uid))
+}
+
 type fakeEnviron struct {
 	mu  sync.Mutex
 	err error
@@ -414,14 +433,14 @@ func (e *fakeEnviron) Hosts(*corev1.Pod, []string) (string, error) { return "/ho
 
 type fakeProber struct {
 	mu      sync.Mutex
-	changes chan Change
+	changes chan probe.Change
 	started map[string]bool
 	ready   map[string]bool
 	watched map[string]string // container IDs by name
 }
 
 func newFakeProber() *fakeProber {
-	return &fakeProber{changes: make(chan Change, 16), started: map[string]bool{}, ready: map[string]bool{}, watched: map[string]string{}}
+	return &fakeProber{changes: make(chan probe.Change, 16), started: map[string]bool{}, ready: map[string]bool{}, watched: map[string]string{}}
 }
 
 func (p *fakeProber) Start(_ *corev1.Pod, c *corev1.Container, id, _ string, _ time.Time) {
@@ -434,7 +453,12 @@ func (p *fakeProber) Stop(_ types.UID, name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.watched, name)
+	if name == "" {
+		clear(p.watched)
+	}
 }
+
+func (p *fakeProber) Terminating(types.UID) {}
 
 func (p *fakeProber) Result(id string) (bool, bool) {
 	p.mu.Lock()
@@ -442,20 +466,20 @@ func (p *fakeProber) Result(id string) (bool, bool) {
 	return p.started[id], p.ready[id]
 }
 
-func (p *fakeProber) Changes() <-chan Change { return p.changes }
+func (p *fakeProber) Changes() <-chan probe.Change { return p.changes }
 
 // says makes a result of a probe.
-func (p *fakeProber) says(uid types.UID, name string, k ProbeKind, ok bool) {
+func (p *fakeProber) says(uid types.UID, name string, k probe.Kind, ok bool) {
 	p.mu.Lock()
 	id := p.watched[name]
 	switch k {
-	case Startup:
+	case probe.Startup:
 		p.started[id] = ok
-	case Readiness:
+	case probe.Readiness:
 		p.ready[id] = ok
 	}
 	p.mu.Unlock()
-	p.changes <- Change{UID: uid, Container: name, ContainerID: id, Kind: k, Ok: ok}
+	p.changes <- probe.Change{UID: uid, Container: name, ContainerID: id, Kind: k, Ok: ok}
 }
 
 type fakeCgroups struct {

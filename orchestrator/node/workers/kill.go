@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/keelson-io/keelson/orchestrator/node/probe"
 )
 
 const (
@@ -38,15 +40,15 @@ func (ws *Workers) grace(p *corev1.Pod, v *Verdict) time.Duration {
 
 // probeGrace is the grace period of a container that a probe condemned.
 func (ws *Workers) probeGrace(p *corev1.Pod, s stop) time.Duration {
-	var probe *corev1.Probe
-	switch s.probe {
-	case Liveness:
-		probe = s.spec.LivenessProbe
-	case Startup:
-		probe = s.spec.StartupProbe
+	var by *corev1.Probe
+	switch {
+	case s.failed != nil && *s.failed == probe.Liveness:
+		by = s.spec.LivenessProbe
+	case s.failed != nil && *s.failed == probe.Startup:
+		by = s.spec.StartupProbe
 	}
-	if probe != nil && probe.TerminationGracePeriodSeconds != nil {
-		return time.Duration(*probe.TerminationGracePeriodSeconds) * time.Second
+	if by != nil && by.TerminationGracePeriodSeconds != nil {
+		return time.Duration(*by.TerminationGracePeriodSeconds) * time.Second
 	}
 	return ws.grace(p, nil)
 }
@@ -64,7 +66,6 @@ func (ws *Workers) killInTurn(ctx context.Context, p *corev1.Pod, s stop, grace 
 		said = "Stopping container " + s.container.name
 	}
 	ws.event(p, &corev1.Container{Name: s.container.name}, corev1.EventTypeNormal, eventKilling, "%s", said)
-	ws.cfg.Prober.Stop(p.UID, s.container.name)
 	begun := ws.cfg.Clock.Now()
 	left := func() time.Duration { return grace - ws.cfg.Clock.Now().Sub(begun) }
 	if h := preStop(s); h != nil && grace > 0 && !s.now && s.container.running() {

@@ -9,6 +9,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/keelson-io/keelson/orchestrator/node/cgroup"
+	"github.com/keelson-io/keelson/orchestrator/node/probe"
 )
 
 func resources(c *corev1.Container) *runtimeapi.LinuxContainerResources {
@@ -281,7 +282,7 @@ func TestSidecars(t *testing.T) {
 		h.api.create(p)
 		h.expect("Pending s1=running i1=PodInitializing s2=PodInitializing a=PodInitializing")
 		h.pass(time.Minute)
-		h.prober.says("uid-p", "s1", Startup, true)
+		h.prober.says("uid-p", "s1", probe.Startup, true)
 		h.expect("Pending s1=running+ i1=running s2=PodInitializing a=PodInitializing")
 		h.pass(time.Second)
 		h.expect("Running s1=running+ i1=exit0+ s2=running+ a=running+")

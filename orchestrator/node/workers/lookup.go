@@ -67,8 +67,18 @@ type ContainerRef struct {
 	Sandbox string // ID of its sandbox
 }
 
-// Container is the newest container of a name that a pod has, or the one before it.
-func (ws *Workers) Container(uid types.UID, name string, previous bool) (ContainerRef, error) {
+// Container finds a container of a pod by names: the newest, or the one before it.
+func (ws *Workers) Container(namespace, pod, name string, previous bool) (id, logPath string, err error) {
+	p := ws.PodByName(namespace, pod)
+	if p == nil {
+		return "", "", fmt.Errorf("workers: pod %s/%s is not on this node", namespace, pod)
+	}
+	c, err := ws.Find(p.UID, name, previous)
+	return c.ID, c.LogPath, err
+}
+
+// Find is the newest container of a name that a pod has, or the one before it.
+func (ws *Workers) Find(uid types.UID, name string, previous bool) (ContainerRef, error) {
 	ws.mu.Lock()
 	w := ws.workers[uid]
 	ws.mu.Unlock()
@@ -97,7 +107,7 @@ func (ws *Workers) Container(uid types.UID, name string, previous bool) (Contain
 
 // ContainerID is the ID of a container that runs, without the name of the runtime; "" if none does.
 func (ws *Workers) ContainerID(uid types.UID, name string) string {
-	if c, err := ws.Container(uid, name, false); err == nil && c.Running {
+	if c, err := ws.Find(uid, name, false); err == nil && c.Running {
 		return c.ID
 	}
 	return ""

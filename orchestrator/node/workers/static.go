@@ -5,7 +5,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -141,6 +143,10 @@ func ParseStatic(raw []byte, path, node string) (*corev1.Pod, error) {
 func (ws *Workers) watchStatic(ctx context.Context) {
 	dir := ws.cfg.Options.StaticDir
 	seen := map[string]*corev1.Pod{} // by path
+	var first sync.Once
+	if dir == "" {
+		close(ws.read)
+	}
 	for dir != "" {
 		found, err := ws.readStatic(dir, seen)
 		if err != nil {
@@ -148,6 +154,7 @@ func (ws *Workers) watchStatic(ctx context.Context) {
 		} else {
 			ws.replaceStatic(seen, found)
 			seen = found
+			first.Do(func() { close(ws.read) })
 			ws.dropMirrors(ctx)
 		}
 		if sleep(ctx, ws.cfg.Clock, ws.cfg.Options.StaticEvery) != nil {
@@ -171,6 +178,7 @@ func (ws *Workers) replaceStatic(old, now map[string]*corev1.Pod) {
 		if !still[p.UID] {
 			ws.mu.Lock()
 			w := ws.workers[p.UID]
+			delete(ws.back, p.UID)
 			ws.mu.Unlock()
 			if w != nil {
 				w.remove()
@@ -187,7 +195,7 @@ func (ws *Workers) replaceStatic(old, now map[string]*corev1.Pod) {
 // readStatic reads the manifests of a directory. One that cannot be read counts as it was.
 func (ws *Workers) readStatic(dir string, before map[string]*corev1.Pod) (map[string]*corev1.Pod, error) {
 	entries, err := os.ReadDir(dir)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a directory that is not there has no pods
 		return nil, err
 	}
 	found := map[string]*corev1.Pod{}
@@ -282,4 +290,20 @@ func (ws *Workers) dropMirrors(ctx context.Context) {
 			ws.log.Warn("mirror of a pod that is gone cannot be deleted", podFields(m, err)...)
 		}
 	}
+}
+
+// waitsForNamesake is whether an earlier version of a static pod is still there.
+func (ws *Workers) waitsForNamesake(w *worker, p *corev1.Pod) bool {
+	if !isStatic(p) {
+		return false
+	}
+	for _, other := range ws.all() {
+		other.mu.Lock()
+		same := other != w && other.spec.removed && key(other.spec.pod) == key(p)
+		other.mu.Unlock()
+		if same {
+			return true
+		}
+	}
+	return false
 }

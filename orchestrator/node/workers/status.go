@@ -216,6 +216,10 @@ func (r *report) accountForAll(s *corev1.PodStatus) {
 		s.ContainerStatuses, s.InitContainerStatuses = nil, nil
 		return
 	}
+	if terminal(r.last.Phase) && len(r.seen.containers) == 0 { // all is said
+		s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses = r.last.InitContainerStatuses, r.last.ContainerStatuses, r.last.EphemeralContainerStatuses
+		return
+	}
 	unknown := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: reasonUnknown, Message: unknownMessage, ExitCode: killedExit}}
 	last := -1 // the last init container that came to run
 	for i, c := range s.InitContainerStatuses {

@@ -2,8 +2,11 @@ package workers
 
 import (
 	"context"
+	"os"
+	"strings"
 	"time"
 
+	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -16,55 +19,93 @@ const sweepEvery = time.Minute
 
 // sweep ends what the runtime and the node have of pods that nobody knows: they were deleted while the agent was away, or by force.
 func (ws *Workers) sweep(ctx context.Context) {
-	select {
-	case <-ctx.Done():
-		return
-	case <-ws.synced:
+	for _, told := range []chan struct{}{ws.synced, ws.read} {
+		select {
+		case <-ctx.Done():
+			return
+		case <-told:
+		}
 	}
 	for ctx.Err() == nil {
 		ws.adopt(ctx)
-		ws.sweepCgroups()
 		if sleep(ctx, ws.cfg.Clock, sweepEvery) != nil {
 			return
 		}
 	}
 }
 
-// adopt makes workers for pods of the runtime that are not known, which end them.
+// adopt makes workers for pods that are not known and that something is left of. The workers end them.
 func (ws *Workers) adopt(ctx context.Context) {
+	orphans := map[types.UID]*corev1.Pod{}
+	found := func(uid types.UID, namespace, name string) *corev1.Pod {
+		if uid == "" || ws.wakeUp(uid) {
+			return nil
+		}
+		p := orphans[uid]
+		if p == nil {
+			p = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid}}
+			orphans[uid] = p
+		}
+		set(&p.Namespace, namespace)
+		set(&p.Name, name)
+		return p
+	}
+	if !ws.searchRuntime(ctx, found) {
+		return
+	}
+	ws.searchDisk(found)
+	uids, err := ws.cfg.Cgroups.Orphans(func(uid types.UID) bool { return ws.wakeUp(uid) })
+	if err != nil {
+		ws.log.Warn("cgroups cannot be listed", zap.Error(err))
+	}
+	for _, uid := range uids {
+		found(uid, "", "")
+	}
+	for _, p := range orphans {
+		ws.bury(p)
+	}
+}
+
+// finder notes a pod that something is left of; nil if it is known.
+type finder func(uid types.UID, namespace, name string) *corev1.Pod
+
+func (ws *Workers) searchRuntime(ctx context.Context, found finder) bool {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	boxes, err := ws.cfg.Runtime.ListPodSandbox(call, &runtimeapi.ListPodSandboxRequest{})
 	if err != nil {
-		return
+		return false
 	}
 	list, err := ws.cfg.Runtime.ListContainers(call, &runtimeapi.ListContainersRequest{})
 	if err != nil {
-		return
-	}
-	orphans := map[types.UID]*corev1.Pod{}
-	found := func(labels map[string]string) *corev1.Pod {
-		uid, ok := owner(labels)
-		if !ok || ws.wakeUp(uid) {
-			return nil
-		}
-		if orphans[uid] == nil {
-			orphans[uid] = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: labels[labelName], Namespace: labels[labelNamespace], UID: uid}}
-		}
-		return orphans[uid]
+		return false
 	}
 	for _, b := range boxes.Items {
-		found(b.Labels)
+		found(types.UID(b.Labels[labelUID]), b.Labels[labelNamespace], b.Labels[labelName])
 	}
 	for _, c := range list.Containers {
-		if p := found(c.Labels); p != nil {
+		if p := found(types.UID(c.Labels[labelUID]), c.Labels[labelNamespace], c.Labels[labelName]); p != nil {
 			if s := c.Annotations[annotationGrace]; s != "" {
 				p.Spec.TerminationGracePeriodSeconds = ptr.To(int64(parseInt(s)))
 			}
 		}
 	}
-	for _, p := range orphans {
-		ws.bury(p)
+	return true
+}
+
+// searchDisk looks at the directories of pods and at those of their logs, whose names are namespace_name_uid.
+func (ws *Workers) searchDisk(found finder) {
+	dirs, _ := os.ReadDir(ws.cfg.Dir)
+	for _, d := range dirs {
+		if d.IsDir() {
+			found(types.UID(d.Name()), "", "")
+		}
+	}
+	logs, _ := os.ReadDir(ws.cfg.Logs)
+	for _, d := range logs {
+		if parts := strings.Split(d.Name(), "_"); d.IsDir() && len(parts) == 3 {
+			found(types.UID(parts[2]), parts[0], parts[1])
+		}
 	}
 }
 
@@ -80,26 +121,4 @@ func (ws *Workers) bury(p *corev1.Pod) {
 	w.spec.removed = true
 	ws.workers[p.UID] = w
 	ws.launch(w)
-}
-
-// sweepCgroups removes cgroups of pods that are not known.
-func (ws *Workers) sweepCgroups() {
-	uids, err := ws.cfg.Cgroups.Orphans(func(uid types.UID) bool {
-		ws.mu.Lock()
-		defer ws.mu.Unlock()
-		return ws.workers[uid] != nil
-	})
-	if err != nil {
-		ws.log.Warn("cgroups cannot be listed", podFields(&corev1.Pod{}, err)...)
-		return
-	}
-	for _, uid := range uids {
-		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid}}
-		if err := ws.cfg.Cgroups.Remove(uid); err != nil {
-			ws.log.Warn("cgroup of a pod that is gone cannot be removed", podFields(p, err)...)
-		}
-		if err := ws.cfg.Volumes.Teardown(context.Background(), uid); err != nil {
-			ws.log.Warn("volumes of a pod that is gone cannot be removed", podFields(p, err)...)
-		}
-	}
 }

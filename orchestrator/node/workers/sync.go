@@ -2,12 +2,15 @@ package workers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/keelson-io/keelson/orchestrator/node/probe"
 )
 
 const (
@@ -15,6 +18,10 @@ const (
 	runtimePause = time.Second
 	// startPause is the time between attempts to start a container that fail for reasons that pass or that users mend.
 	startPause = 10 * time.Second
+	// preparePause is the time after the first failure to make a pod's volumes, which often lack something that is about to come;
+	// maxPause is the longest.
+	preparePause = time.Second
+	maxPause     = time.Minute
 	// deadlineMessage is what a pod says that was active for too long.
 	deadlineMessage = "Pod was active on the node longer than the specified deadline"
 )
@@ -40,6 +47,9 @@ func (w *worker) sync(ctx context.Context) (again time.Duration, finished bool) 
 	g.started = w.startedIn(g.pod, seen, &g.last)
 	if ending(&g) {
 		return w.end(ctx, g, actions{})
+	}
+	if ws.waitsForNamesake(w, g.pod) {
+		return runtimePause, false
 	}
 	if late, left := overdue(g.pod, &g.last, g.now); late {
 		ws.event(g.pod, nil, corev1.EventTypeNormal, eventDeadline, deadlineMessage)
@@ -128,7 +138,7 @@ func (w *worker) forgetOld(seen *observed) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.memory.seen = seen
-	maps.DeleteFunc(w.memory.failing, func(id string, _ ProbeKind) bool { return !runs(seen, id) })
+	maps.DeleteFunc(w.memory.failing, func(id string, _ probe.Kind) bool { return !runs(seen, id) })
 }
 
 func runs(seen *observed, id string) (is bool) {
@@ -170,8 +180,8 @@ func (w *worker) act(ctx context.Context, g glance, acts actions) {
 	for _, s := range acts.stops {
 		w.stop(ctx, g.pod, s)
 	}
-	wanted := acts.newSandbox || len(acts.starts) > 0 || w.volumesDue(g.now)
-	if !wanted || w.running.up != nil || (acts.newSandbox && g.now.Before(w.memory.boxHold)) {
+	wanted := acts.newSandbox || len(acts.starts) > 0 || w.volumesDue(g.pod, g.now)
+	if !wanted || w.running.up != nil || g.now.Before(w.memory.boxHold) {
 		return
 	}
 	upCtx, cancel := context.WithCancel(ctx)
@@ -189,9 +199,11 @@ func (w *worker) act(ctx context.Context, g glance, acts actions) {
 	})
 }
 
-// volumesDue is whether volumes have to be looked at again. The caller holds mu.
-func (w *worker) volumesDue(now time.Time) bool {
-	return now.Sub(w.memory.volumes) >= w.ws.cfg.Options.Resync
+// volumesDue is whether volumes have to be looked at again: there are files in them that follow the pod. The caller holds mu.
+func (w *worker) volumesDue(p *corev1.Pod, now time.Time) bool {
+	was := w.memory.mounted
+	return was == nil || now.Sub(w.memory.volumes) >= w.ws.cfg.Options.Resync || !maps.Equal(p.Labels, was.Labels) ||
+		!maps.Equal(p.Annotations, was.Annotations) || p.Generation != was.Generation
 }
 
 // stop starts to stop a container, unless that is under way. The caller holds mu.
@@ -217,9 +229,7 @@ func (w *worker) stop(ctx context.Context, p *corev1.Pod, s stop) {
 func (w *worker) up(ctx context.Context, g glance, acts actions) {
 	ws, p := w.ws, g.pod
 	if err := w.prepare(ctx, p, g.now); err != nil {
-		w.mu.Lock()
-		w.memory.boxHold = ws.cfg.Clock.Now().Add(startPause)
-		w.mu.Unlock()
+		w.holdUp(preparePause)
 		if len(acts.starts) > 0 && ctx.Err() == nil {
 			for _, s := range acts.starts {
 				w.noteFailure(s.container.Name, &failure{reason: reasonCreating, message: err.Error()})
@@ -269,7 +279,7 @@ func (w *worker) prepare(ctx context.Context, p *corev1.Pod, now time.Time) erro
 		return err
 	}
 	w.mu.Lock()
-	due, allocated := w.volumesDue(now), w.memory.devices
+	due, allocated := w.volumesDue(p, now), w.memory.devices
 	w.mu.Unlock()
 	if ws.cfg.Devices != nil && !allocated {
 		if err := ws.cfg.Devices.Allocate(ctx, p); err != nil {
@@ -285,23 +295,37 @@ func (w *worker) prepare(ctx context.Context, p *corev1.Pod, now time.Time) erro
 	if !due {
 		return nil
 	}
+	if _, err := ws.cfg.Cgroups.Ensure(p); err != nil {
+		return err
+	}
 	if err := ws.cfg.Volumes.Setup(ctx, p); err != nil {
 		if ctx.Err() == nil {
-			ws.event(p, nil, corev1.EventTypeWarning, eventMount, "%v", err)
+			for _, e := range parts(err) {
+				ws.event(p, nil, corev1.EventTypeWarning, eventMount, "%v", e)
+			}
 			ws.log.Info("volumes are not ready", podFields(p, err)...)
 		}
 		return err
 	}
 	w.mu.Lock()
-	w.memory.volumes = now
+	w.memory.volumes, w.memory.mounted, w.memory.boxTries = now, p, 0
 	w.mu.Unlock()
 	return nil
+}
+
+// parts are the errors that an error joins.
+func parts(err error) []error {
+	var several interface{ Unwrap() []error }
+	if errors.As(err, &several) {
+		return several.Unwrap()
+	}
+	return []error{err}
 }
 
 // box replaces the pod's sandbox.
 func (w *worker) box(ctx context.Context, g glance, acts actions) {
 	ws, p := w.ws, g.pod
-	if acts.attempt > 0 && g.seen.alive() {
+	if acts.attempt > 0 {
 		ws.event(p, nil, corev1.EventTypeNormal, eventSandboxGone, "Pod sandbox changed, it will be killed and re-created.")
 	}
 	err := ws.killPod(ctx, p, g.seen, ws.grace(p, nil), false)
@@ -315,19 +339,25 @@ func (w *worker) box(ctx context.Context, g glance, acts actions) {
 		ws.event(p, nil, corev1.EventTypeWarning, eventSandbox, "Failed to create pod sandbox: %s", message(err))
 		ws.log.Info("sandbox cannot be made", podFields(p, err)...)
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if err == nil {
-		w.memory.boxHold, w.memory.boxTries = time.Time{}, 0
+	if err != nil {
+		w.holdUp(startPause)
 		return
 	}
-	b := backOff{startPause, time.Minute}
-	pause := startPause
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.memory.boxHold, w.memory.boxTries = time.Time{}, 0
+}
+
+// holdUp puts off what brings the pod up after it failed, for longer with every failure.
+func (w *worker) holdUp(pause time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b := backOff{pause, maxPause}
 	for range w.memory.boxTries {
 		pause = b.after(pause)
 	}
 	w.memory.boxTries = min(w.memory.boxTries+1, 8)
-	w.memory.boxHold = ws.cfg.Clock.Now().Add(pause)
+	w.memory.boxHold = w.ws.cfg.Clock.Now().Add(pause)
 }
 
 // watchProbes has the prober probe the containers that run.
@@ -349,7 +379,9 @@ func (w *worker) watchProbes(g glance) {
 			continue
 		}
 		w.probed[name] = c.id
-		w.ws.cfg.Prober.Start(g.pod, spec, c.id, ips[0], c.started())
+		p := *g.pod
+		p.Status = g.last // from which a prober that has just begun knows what was
+		w.ws.cfg.Prober.Start(&p, spec, c.id, ips[0], c.started())
 	}
 }
 

@@ -3,12 +3,15 @@ package workers
 import (
 	"context"
 	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keelson-io/keelson/orchestrator/node/probe"
 )
 
 // worker runs one pod.
@@ -42,13 +45,14 @@ type podSource struct {
 // memory is what may be lost.
 type memory struct {
 	verdict  *Verdict
-	failing  map[string]ProbeKind // by container ID
-	failures map[string]failure   // by container name
-	seen     *observed            // by the last sync
-	boxHold  time.Time            // when a sandbox that failed is tried again
+	failing  map[string]probe.Kind // by container ID: startup or liveness
+	failures map[string]failure    // by container name
+	seen     *observed             // by the last sync
+	boxHold  time.Time             // when a sandbox that failed is tried again
 	boxTries int
-	volumes  time.Time // when volumes were last set up; zero: never in this run
-	devices  bool      // they are allocated
+	volumes  time.Time   // when volumes were last set up; zero: never in this run
+	mounted  *corev1.Pod // for which they were
+	devices  bool        // they are allocated
 	resize   resizeState
 }
 
@@ -70,6 +74,7 @@ type halting struct {
 	cancel   context.CancelFunc // of the operation that stops all; nil if none runs
 	grace    time.Duration      // that it gives
 	ended    chan struct{}      // closed when it has ended
+	told     bool               // the prober knows
 	released bool               // volumes, cgroup and devices are given back
 	cleaned  bool               // nothing is left in the runtime and on the disk
 	tries    int                // to do so, that failed
@@ -78,7 +83,7 @@ type halting struct {
 func newWorker(ws *Workers, p *corev1.Pod) *worker {
 	return &worker{
 		ws: ws, uid: p.UID, wake: make(chan struct{}, 1), done: make(chan struct{}), spec: podSource{pod: p},
-		memory:  memory{failing: map[string]ProbeKind{}, failures: map[string]failure{}},
+		memory:  memory{failing: map[string]probe.Kind{}, failures: map[string]failure{}},
 		running: operations{stopping: map[string]bool{}, hooking: map[string]bool{}},
 		cache:   map[string]*container{}, probed: map[string]string{}, told: map[string]string{},
 	}
@@ -123,10 +128,10 @@ func (w *worker) condemn(v *Verdict) {
 	w.kick()
 }
 
-// probe takes a result of a probe.
-func (w *worker) probe(c Change) {
+// result takes a result of a probe.
+func (w *worker) result(c probe.Change) {
 	w.mu.Lock()
-	if !c.Ok && c.Kind != Readiness {
+	if !c.Ok && c.Kind != probe.Readiness {
 		w.memory.failing[c.ContainerID] = c.Kind
 	}
 	w.mu.Unlock()
@@ -157,6 +162,23 @@ func (w *worker) base() *corev1.Pod {
 	return p
 }
 
+// lastStatus is the status that the API server has, or that it is about to have: times of transitions that are on their way stand.
+// The caller holds mu.
+func (w *worker) lastStatus() corev1.PodStatus {
+	have := w.base().Status.DeepCopy()
+	if w.out.want == nil || w.out.written || w.spec.removed {
+		return *have
+	}
+	want := w.out.want.DeepCopy()
+	for _, c := range have.Conditions {
+		if !slices.Contains(ownConditions, c.Type) && (w.memory.verdict == nil || c.Type != corev1.DisruptionTarget) {
+			dropCondition(want, c.Type)
+			want.Conditions = append(want.Conditions, c)
+		}
+	}
+	return *want
+}
+
 // newer is whether a is a later version than b.
 func newer(a, b *corev1.Pod) bool {
 	va, erra := strconv.ParseUint(a.ResourceVersion, 10, 64)
@@ -178,7 +200,7 @@ func (w *worker) look(now time.Time) glance {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	g := glance{removed: w.spec.removed, verdict: w.memory.verdict, failures: maps.Clone(w.memory.failures)}
-	g.pod, g.last, g.now = w.spec.pod, *w.base().Status.DeepCopy(), now
+	g.pod, g.last, g.now = w.spec.pod, w.lastStatus(), now
 	g.failing, g.hold = maps.Clone(w.memory.failing), map[string]time.Time{}
 	for name, f := range w.memory.failures {
 		g.hold[name] = f.retry

@@ -27,31 +27,32 @@ type Workers struct {
 	workers map[types.UID]*worker
 	ctx     context.Context // of Run; nil before and after
 	loops   sync.WaitGroup
-	synced  chan struct{} // closed when the API server has told all pods
+	back    map[types.UID]*corev1.Pod // static pods that came back while they were being ended
+	synced  chan struct{}             // closed when the API server has told all pods
+	read    chan struct{}             // closed when static pods were read for the first time
 	once    sync.Once
 }
 
-// New makes workers. They do nothing before Run.
+// New makes workers, and takes up what earlier ones recorded. They do nothing before Run.
 func New(cfg Config) (*Workers, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
 	b := backOff{cfg.Options.BackOff, cfg.Options.MaxBackOff}
-	return &Workers{
+	ws := &Workers{
 		cfg: cfg, log: cfg.Logger, rt: &cri{runtime: cfg.Runtime}, puller: newPuller(cfg.Images, cfg.Options.MaxPulls, b),
 		users: newUsers(cfg.Dir, cfg.Options.UserRangeStart, cfg.Options.MaxPods), allocations: newAllocations(cfg.Dir), mirrors: newMirrors(),
-		hooks: newHookClient(), workers: map[types.UID]*worker{}, synced: make(chan struct{}),
-	}, nil
+		hooks: newHookClient(), workers: map[types.UID]*worker{}, back: map[types.UID]*corev1.Pod{}, synced: make(chan struct{}), read: make(chan struct{}),
+	}
+	// Before any pod comes, for it may be one that has been here.
+	if err := ws.users.recover(); err != nil {
+		return nil, err
+	}
+	return ws, ws.allocations.recover()
 }
 
 // Run runs pods until ctx ends. Pods stay alive then; another Run over the same runtime takes them up again.
 func (ws *Workers) Run(ctx context.Context) error {
-	if err := ws.users.recover(); err != nil {
-		return err
-	}
-	if err := ws.allocations.recover(); err != nil {
-		return err
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ws.mu.Lock()
@@ -119,6 +120,9 @@ func (ws *Workers) add(p *corev1.Pod) *Rejection {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	if w := ws.workers[p.UID]; w != nil {
+		if isStatic(p) {
+			ws.back[p.UID] = p
+		}
 		w.set(p)
 		return nil
 	}
@@ -157,7 +161,7 @@ func (ws *Workers) active(but types.UID) (pods []*corev1.Pod) {
 			continue
 		}
 		w.mu.Lock()
-		p, ended := w.spec.pod, terminal(w.base().Status.Phase) || w.memory.verdict != nil && w.memory.verdict.rejected
+		p, ended := w.spec.pod, w.spec.removed || terminal(w.base().Status.Phase) || w.memory.verdict != nil && w.memory.verdict.rejected
 		w.mu.Unlock()
 		if !ended {
 			pods = append(pods, ws.allocations.apply(p))
@@ -169,9 +173,14 @@ func (ws *Workers) active(but types.UID) (pods []*corev1.Pod) {
 // drop forgets a worker whose pod is gone.
 func (ws *Workers) drop(w *worker) {
 	ws.mu.Lock()
-	defer ws.mu.Unlock()
 	if ws.workers[w.uid] == w {
 		delete(ws.workers, w.uid)
+	}
+	p := ws.back[w.uid]
+	delete(ws.back, w.uid)
+	ws.mu.Unlock()
+	if p != nil {
+		ws.set(p)
 	}
 }
 
@@ -234,7 +243,7 @@ func (ws *Workers) watchProber(ctx context.Context) {
 			w := ws.workers[c.UID]
 			ws.mu.Unlock()
 			if w != nil {
-				w.probe(c)
+				w.result(c)
 			}
 		}
 	}
