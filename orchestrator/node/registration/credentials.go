@@ -17,7 +17,10 @@ import (
 
 	"github.com/go-logr/logr/funcr"
 	"go.uber.org/zap"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -69,6 +72,9 @@ func Join(ctx context.Context, cfg JoinConfig) (*Credentials, error) {
 	if c.config, err = c.makeConfig(); err != nil {
 		return nil, err
 	}
+	if err := c.check(ctx); err != nil {
+		return nil, err
+	}
 	m, err := certificate.NewManager(&certificate.Config{
 		ClientsetFn: c.clientset, CertificateStore: c.client, SignerName: certificatesv1.KubeAPIServerClientKubeletSignerName,
 		Template: &x509.CertificateRequest{Subject: subject(cfg.Name)}, GetUsages: certificate.DefaultKubeletClientGetUsages,
@@ -87,6 +93,35 @@ func Join(ctx context.Context, cfg JoinConfig) (*Credentials, error) {
 		return nil, fmt.Errorf("registration: no certificate for node %q: %w", cfg.Name, err)
 	}
 	return c, nil
+}
+
+// probeTimeout bounds the question whether a certificate is still good.
+const probeTimeout = 5 * time.Second
+
+// check leaves a certificate behind that is for another node, or that the API server does not know: there may be another cluster
+// by now. Without anything else to show it is kept.
+func (c *Credentials) check(ctx context.Context) error {
+	if !c.client.good() {
+		return nil
+	}
+	if name := c.client.current.Load().Leaf.Subject.CommonName; name != nodeUser+c.cfg.Name {
+		return c.client.drop("it is for " + name)
+	}
+	b := c.cfg.Bootstrap
+	if b.BearerToken == "" && b.BearerTokenFile == "" && len(b.CertData) == 0 && b.CertFile == "" && b.ExecProvider == nil {
+		return nil
+	}
+	client, err := kubernetes.NewForConfig(c.Config())
+	if err != nil {
+		return fmt.Errorf("registration: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	_, err = client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	if apierrors.IsUnauthorized(err) || apierrors.IsForbidden(err) { // nobody is forbidden to ask that
+		return c.client.drop("the API server does not know it")
+	}
+	return nil // also if it cannot be asked
 }
 
 // Close ends the asking for new certificates.
@@ -164,6 +199,7 @@ type store struct {
 	certificate.FileStore
 	dir, prefix string
 	changed     func()
+	lg          *zap.Logger
 	current     atomic.Pointer[tls.Certificate]
 	updated     chan struct{} // there was one
 }
@@ -177,19 +213,26 @@ func openStore(dir, prefix string, changed func(), lg *zap.Logger) (*store, erro
 	if err != nil {
 		return nil, fmt.Errorf("registration: %w", err)
 	}
-	s := &store{FileStore: files, dir: dir, prefix: prefix, changed: changed, updated: make(chan struct{}, 1)}
+	s := &store{FileStore: files, dir: dir, prefix: prefix, changed: changed, lg: lg, updated: make(chan struct{}, 1)}
 	cert, err := files.Current()
 	var none *certificate.NoCertKeyError
 	switch {
 	case err == nil:
 		s.current.Store(cert)
 	case !errors.As(err, &none):
-		lg.Warn("a certificate cannot be read and is asked for anew", zap.String("file", files.CurrentPath()), zap.Error(err))
-		if err := os.Remove(files.CurrentPath()); err != nil {
-			return nil, fmt.Errorf("registration: %w", err)
-		}
+		return s, s.drop(err.Error())
 	}
 	return s, nil
+}
+
+// drop leaves the current certificate behind.
+func (s *store) drop(why string) error {
+	s.lg.Warn("a certificate is of no use and is asked for anew", zap.String("file", s.CurrentPath()), zap.String("reason", why))
+	s.current.Store(nil)
+	if err := os.Remove(s.CurrentPath()); err != nil {
+		return fmt.Errorf("registration: %w", err)
+	}
+	return nil
 }
 
 // Update implements certificate.Store.

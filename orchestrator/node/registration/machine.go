@@ -4,7 +4,9 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"os"
 	"path"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -187,15 +189,22 @@ func toward(network, address string) (netip.Addr, bool) {
 // public says whether others may reach an address.
 func public(a netip.Addr) bool { return a.IsGlobalUnicast() && a.Zone() == "" }
 
+// first is the first address of a family that is not that of a bridge, which may be the one of the node's pods.
 func first(four bool) (netip.Addr, bool) {
-	all, _ := net.InterfaceAddrs() // without them there are none
-	for _, n := range all {
-		p, err := netip.ParsePrefix(n.String())
-		if err != nil {
+	all, _ := net.Interfaces() // without them there are none
+	for _, i := range all {
+		if _, err := os.Stat(filepath.Join("/sys/class/net", i.Name, "bridge")); err == nil {
 			continue
 		}
-		if a := p.Addr().Unmap(); public(a) && a.Is4() == four {
-			return a, true
+		addresses, _ := i.Addrs() // it may be gone
+		for _, n := range addresses {
+			p, err := netip.ParsePrefix(n.String())
+			if err != nil {
+				continue
+			}
+			if a := p.Addr().Unmap(); public(a) && a.Is4() == four {
+				return a, true
+			}
 		}
 	}
 	return netip.Addr{}, false

@@ -365,7 +365,29 @@ func TestRotation(t *testing.T) {
 	at, err = filepath.EvalSymlinks(path)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(at, nil, 0o600))
-	join(t, registration.JoinConfig{Dir: dir, Name: "rotates", Bootstrap: token(t, "eeeeee")})
+	join(t, registration.JoinConfig{Dir: dir, Name: "rotates", Bootstrap: token(t, "eeeeee")}).Close()
+
+	// So are those of another name, and of another cluster.
+	renamed := token(t, "ffffff")
+	join(t, registration.JoinConfig{Dir: dir, Name: "renamed", Bootstrap: renamed}).Close()
+	foreign, err := pki.Open(t.TempDir(), time.Now)
+	require.NoError(t, err)
+	leaf, err = tls.LoadX509KeyPair(path, path)
+	require.NoError(t, err)
+	require.Equal(t, "system:node:renamed", leaf.Leaf.Subject.CommonName)
+	template := *pair.Leaf
+	template.Subject.CommonName = "system:node:renamed"
+	other, err := foreign.Sign(&template, pair.Leaf.PublicKey)
+	require.NoError(t, err)
+	at, err = filepath.EvalSymlinks(path)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(at, append(other, key...), 0o600))
+	c = join(t, registration.JoinConfig{Dir: dir, Name: "renamed", Bootstrap: renamed})
+	client, err = kubernetes.NewForConfig(c.Config())
+	require.NoError(t, err)
+	r, err := client.AuthenticationV1().SelfSubjectReviews().Create(t.Context(), &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	require.Equal(t, "system:node:renamed", r.Status.UserInfo.Username)
 }
 
 // A machine that may not join is told nothing, and waits.
