@@ -67,7 +67,7 @@ lint: ## go vet and staticcheck (pinned in tools/lint)
 	cd tools/lint && $(GO) build -o ../../$(BIN)/staticcheck honnef.co/go/tools/cmd/staticcheck
 	$(BIN)/staticcheck -tags $(TAGS) $(PKGS)
 
-peers: ## build the real etcd, etcdctl, etcdutl, kubectl, helm 3 and 4 into bin/peers: oracles for tests, rivals for benchmarks
+peers: ## build the real etcd, etcdctl, etcdutl, kubectl, helm 3 and 4, containerd, runc and crictl into bin/peers: oracles for tests, rivals for benchmarks
 	@mkdir -p $(BIN)/peers
 	cd peers && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(BIN)/peers/etcd go.etcd.io/etcd/server/v3
 	cd peers && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(BIN)/peers/etcdctl go.etcd.io/etcd/etcdctl/v3
@@ -75,6 +75,10 @@ peers: ## build the real etcd, etcdctl, etcdutl, kubectl, helm 3 and 4 into bin/
 	cd peers/kubectl && CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X k8s.io/component-base/version.gitVersion=$$($(GO) list -m -f '{{.Version}}' k8s.io/kubectl | sed s/v0/v1/)" -o ../../$(BIN)/peers/kubectl .
 	cd peers/helm3 && CGO_ENABLED=0 $(GO) build -trimpath -o ../../$(BIN)/peers/helm3 helm.sh/helm/v3/cmd/helm
 	cd peers/helm4 && CGO_ENABLED=0 $(GO) build -trimpath -o ../../$(BIN)/peers/helm4 helm.sh/helm/v4/cmd/helm
+	[ "$$($(GO) env GOOS)" != linux ] || for p in containerd containerd-shim-runc-v2; do \
+		(cd peers/containerd && CGO_ENABLED=0 $(GO) build -trimpath -o ../../$(BIN)/peers/$$p github.com/containerd/containerd/v2/cmd/$$p) || exit 1; done
+	$(if $(CONTAINERS),cd peers/containerd && CGO_ENABLED=1 $(GO) build -trimpath -tags seccomp -o ../../$(BIN)/peers/runc github.com/opencontainers/runc)
+	cd peers/containerd && CGO_ENABLED=0 $(GO) build -trimpath -o ../../$(BIN)/peers/crictl sigs.k8s.io/cri-tools/cmd/crictl
 
 generate: ## regenerate api/*.pb.go (needs protoc and protoc-gen-go)
 	protoc -I api -I $$($(GO) list -m -f '{{.Dir}}' go.etcd.io/raft/v3) --go_out=. --go_opt=module=github.com/keelson-io/keelson \

@@ -160,6 +160,12 @@ func (n *node) open() {
 
 // gone closes everything and fails the test for what is left.
 func (n *node) gone() {
+	if n.t.Failed() && n.Runtime != nil { // what such a test has not removed is no leak
+		all, _ := n.ListPodSandbox(context.Background(), &runtimeapi.ListPodSandboxRequest{})
+		for _, p := range all.GetItems() {
+			_, _ = n.RemovePodSandbox(context.Background(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.Id})
+		}
+	}
 	if n.stop != nil {
 		n.stop()
 	}

@@ -14,5 +14,5 @@ func TestSuite(t *testing.T) {
 	testkit.Root(t)
 	registry := crisuite.Registry(t)
 	n := newNode(t)
-	crisuite.Run(t, crisuite.Target{Endpoint: "unix://" + n.cfg.Socket, Registry: registry, Handler: "other", UserNS: true})
+	crisuite.Run(t, crisuite.Target{Endpoint: "unix://" + n.cfg.Socket, Registry: registry, Handler: "other", UserNS: true, Complete: true})
 }

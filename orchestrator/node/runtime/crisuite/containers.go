@@ -150,7 +150,7 @@ func containerFails(t *testing.T, s *suite) {
 		"command not there": {func(c *runtimeapi.ContainerConfig) { c.Command = []string{"/none-such"} }, "no such file"},
 		"command not found": {func(c *runtimeapi.ContainerConfig) { c.Command = []string{"none-such"} }, "none-such"},
 		"no program":        {func(c *runtimeapi.ContainerConfig) { c.Command = []string{"/plain"} }, "permission denied"},
-		"user not there":    {func(c *runtimeapi.ContainerConfig) { sc(c).RunAsUsername = "nobody-such" }, "nobody-such"},
+		"user not there":    {func(c *runtimeapi.ContainerConfig) { sc(c).RunAsUsername = "nobody-such" }, "user"},
 		"group alone":       {func(c *runtimeapi.ContainerConfig) { sc(c).RunAsGroup = &runtimeapi.Int64Value{Value: 1} }, "group"},
 		"mount not there": {func(c *runtimeapi.ContainerConfig) {
 			c.Mounts = []*runtimeapi.Mount{{HostPath: "/dev/null/none", ContainerPath: "/x"}}

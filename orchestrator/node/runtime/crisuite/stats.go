@@ -81,29 +81,37 @@ func statsMetrics(t *testing.T, s *suite) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if len(d.Descriptors) == 0 {
+		t.Error("no metrics are described")
+	}
+	if !s.Complete {
+		return
+	}
 	labels := map[string]int{}
 	for _, m := range d.Descriptors {
 		labels[m.Name] = len(m.LabelKeys)
 	}
-	out, err := s.rt.ListPodSandboxMetrics(ctx(t), &runtimeapi.ListPodSandboxMetricsRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, pod := range out.PodMetrics {
-		if pod.PodSandboxId != p.id {
-			continue
+	var found *runtimeapi.PodSandboxMetrics
+	eventually(t, "the pod has figures", func() bool {
+		out, err := s.rt.ListPodSandboxMetrics(ctx(t), &runtimeapi.ListPodSandboxMetricsRequest{})
+		if err != nil {
+			t.Fatal(err)
 		}
-		for _, c := range pod.ContainerMetrics {
-			if c.ContainerId != id || len(c.Metrics) == 0 {
-				t.Errorf("container %s has %d figures", c.ContainerId, len(c.Metrics))
-			}
-			for _, m := range c.Metrics {
-				if n, ok := labels[m.Name]; !ok || n != len(m.LabelValues) {
-					t.Errorf("%s has the labels %v, described are %d", m.Name, m.LabelValues, n)
-				}
+		for _, pod := range out.PodMetrics {
+			if pod.PodSandboxId == p.id && len(pod.ContainerMetrics) > 0 {
+				found = pod
 			}
 		}
-		return
+		return found != nil
+	})
+	for _, c := range found.ContainerMetrics {
+		if c.ContainerId != id || len(c.Metrics) == 0 {
+			t.Errorf("container %s has %d figures", c.ContainerId, len(c.Metrics))
+		}
+		for _, m := range c.Metrics {
+			if n, ok := labels[m.Name]; !ok || n != len(m.LabelValues) {
+				t.Errorf("%s has the labels %v, described are %d", m.Name, m.LabelValues, n)
+			}
+		}
 	}
-	t.Errorf("the pod has no figures")
 }

@@ -55,11 +55,11 @@ func streamExecSync(t *testing.T, s *suite) {
 	equal(t, "variable", f.Getenv("OF"), "the container")
 	equal(t, "directory", f.Cwd, "/made/by/runtime")
 	equal(t, "user", fmt.Sprint(f.UID, f.GID), "1001 1002")
-	big, err := s.rt.ExecSync(ctx(t), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"/box", "spam", fmt.Sprint(20 << 20)}})
+	big, err := s.rt.ExecSync(ctx(t), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"/box", "spam", fmt.Sprint(8 << 20)}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	equal(t, "bytes of a long output", len(big.Stdout), 16<<20)
+	equal(t, "bytes of a long output", len(big.Stdout), 8<<20)
 	before := time.Now()
 	_, err = s.rt.ExecSync(ctx(t), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"/box", "sleep", "1h"}, Timeout: 1})
 	equal(t, "code", status.Code(err), codes.DeadlineExceeded)

@@ -31,7 +31,7 @@ type Target struct {
 	CgroupParent string // of sandboxes, cgroupfs style
 	Handler      string // a runtime handler that is known besides ""
 	UserNS       bool   // whether user namespaces work here
-	Restarts     func() // restarts the runtime, nil if it cannot be
+	Complete     bool   // whether it is held to what containerd leaves out: ambient capabilities, metrics on cgroup v1
 }
 
 // patience bounds whatever is waited for.

@@ -57,6 +57,13 @@ var commands = map[string]func(args []string) error{
 }
 
 func main() {
+	if os.Getenv("CNI_COMMAND") != "" {
+		if err := cni(); err != nil {
+			_ = json.NewEncoder(os.Stdout).Encode(map[string]any{"code": 999, "msg": err.Error()})
+			os.Exit(1)
+		}
+		return
+	}
 	args := os.Args[1:]
 	if len(args) == 0 {
 		args = []string{"pause"}
