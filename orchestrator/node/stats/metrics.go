@@ -116,3 +116,9 @@ func (s sink) bytes(d *prometheus.Desc, at metav1.Time, n *uint64, labels ...str
 		s.put(d, prometheus.GaugeValue, at, float64(*n), labels)
 	}
 }
+
+func (s sink) count(d *prometheus.Desc, at metav1.Time, n *uint64, labels ...string) {
+	if n != nil {
+		s.put(d, prometheus.CounterValue, at, float64(*n), labels)
+	}
+}

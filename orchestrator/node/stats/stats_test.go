@@ -227,6 +227,24 @@ resource_scrape_error 1
 `)))
 }
 
+func TestContainers(t *testing.T) {
+	r, c := &runtime{used: 10, at: begin, whole: true}, &hand{clock.Real, time.Unix(begin, 0)}
+	s := stats.New(stats.Config{Node: "n", Runtime: r, Images: r, Root: files("200"), Clock: c})
+	require.NoError(t, testutil.GatherAndCompare(s.Containers(), strings.NewReader(`
+# HELP container_cpu_usage_seconds_total Processor time that was used, in core-seconds.
+# TYPE container_cpu_usage_seconds_total counter
+container_cpu_usage_seconds_total{container="",cpu="total",id="s1",image="",name="",namespace="ns",pod="a"} 30 1700000000000
+container_cpu_usage_seconds_total{container="",cpu="total",id="s2",image="",name="",namespace="ns",pod="b"} 30 1700000000000
+container_cpu_usage_seconds_total{container="x",cpu="total",id="c3",image="i",name="c3",namespace="ns",pod="a"} 10 1700000000000
+container_cpu_usage_seconds_total{container="y",cpu="total",id="c2",image="i",name="c2",namespace="ns",pod="a"} 10 1700000000000
+container_cpu_usage_seconds_total{container="z",cpu="total",id="c4",image="i",name="c4",namespace="ns",pod="b"} 10 1700000000000
+# HELP container_network_receive_bytes_total Bytes that were received.
+# TYPE container_network_receive_bytes_total counter
+container_network_receive_bytes_total{id="s1",interface="eth0",namespace="ns",pod="a"} 1 1700000000000
+container_network_receive_bytes_total{id="s2",interface="eth0",namespace="ns",pod="b"} 1 1700000000000
+`), "container_cpu_usage_seconds_total", "container_network_receive_bytes_total"))
+}
+
 // On a real machine all that is read from it is there.
 func TestMachine(t *testing.T) {
 	s := stats.New(stats.Config{Node: "n", Runtime: &runtime{}, Images: &runtime{}})
