@@ -16,7 +16,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-	"k8s.io/utils/ptr"
 
 	"github.com/keelson-io/keelson/orchestrator/node/runtime/spec"
 )
@@ -64,7 +63,9 @@ func (t *containers) CreateContainer(ctx context.Context, req *runtimeapi.Create
 	c.op.Lock()
 	defer c.op.Unlock()
 	if err := t.make(ctx, c); err != nil {
-		if err := t.remove(context.WithoutCancel(ctx), c); err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoPatience)
+		defer cancel()
+		if err := t.remove(undo, c); err != nil {
 			t.m.log.Warn("runtime: what is left of a container that failed could not be removed", zap.String("container", id), zap.Error(err))
 			t.m.table.release(containerName(config.Metadata, s.id)) // its record is there for the next Open to end it
 		}
@@ -251,7 +252,7 @@ func (t *containers) remove(ctx context.Context, c *container) error {
 	if err := clearDir(t.m.bundle(c.id)); err != nil {
 		return fmt.Errorf("runtime: container %s: %w", c.id, err)
 	}
-	if err := t.m.tasks.remove(c.id); err != nil {
+	if err := t.m.tasks.drop(&c.page, c.id); err != nil {
 		return err
 	}
 	t.m.table.dropContainer(c)
@@ -261,9 +262,7 @@ func (t *containers) remove(ctx context.Context, c *container) error {
 	return nil
 }
 
-// save writes a container down as it is now. Saves of one container follow each other.
+// save writes a container down as it is now.
 func (t *containers) save(c *container) error {
-	c.saving.Lock()
-	defer c.saving.Unlock()
-	return t.m.tasks.write(c.id, ptr.To(c.record()))
+	return t.m.tasks.save(&c.page, c.id, c.record)
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 
@@ -183,25 +182,4 @@ func clearDir(dir string) error {
 		}
 	}
 	return os.RemoveAll(dir)
-}
-
-// ownCgroup is the parent of the containers of a sandbox whose config names none.
-func (m *machine) ownCgroup(sandbox string) string {
-	if m.cfg.CgroupDriver == Systemd {
-		return strings.Trim(strings.ReplaceAll(m.cfg.CgroupParent, "/", "-"), "-") + "-" + sandbox + ".slice"
-	}
-	return path.Join(m.cfg.CgroupParent, sandbox)
-}
-
-// shimCgroup is where a sandbox's shim lives, outside of the limits of its pod.
-func (m *machine) shimCgroup(sandbox string) string {
-	return path.Join("/", m.cfg.CgroupParent, "shims", sandbox)
-}
-
-// containerCgroup is a container's cgroup as OCI's cgroupsPath.
-func (m *machine) containerCgroup(parent, container string) string {
-	if m.cfg.CgroupDriver == Systemd {
-		return path.Base(parent) + ":keelson:" + container
-	}
-	return path.Join("/", parent, container)
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -30,6 +30,10 @@ func TestMain(m *testing.M) {
 	if shim.Reexec() {
 		return
 	}
+	if dir := os.Getenv(crashDir); dir != "" {
+		fmt.Fprintln(os.Stderr, crashing(dir))
+		os.Exit(1)
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -37,26 +41,23 @@ func TestMain(m *testing.M) {
 const mark = "runtimetest"
 
 // links is a network that stays inside of the pods' namespaces: eth0 is one end of a pair, the other end is its neighbour.
+// Its notes are files, so that it outlives the process.
 type links struct {
+	dir  string
 	next atomic.Int32
-
-	mu       sync.Mutex
-	attached map[string]bool
-	fail     func(id string) error // of Attach
-	detach   func(id string) error // of Detach
+	hook func(what, id string) error // called before and after each step, if it is set
 }
 
-func newLinks() *links { return &links{attached: map[string]bool{}} }
+func newLinks(dir string) (*links, error) {
+	return &links{dir: dir, hook: func(string, string) error { return nil }}, os.MkdirAll(dir, 0o700)
+}
 
 func (l *links) Attach(_ context.Context, id, path string, _ *runtimeapi.PodSandboxConfig) ([]netip.Addr, error) {
-	l.mu.Lock()
-	l.attached[id] = true
-	fail := l.fail
-	l.mu.Unlock()
-	if fail != nil {
-		if err := fail(id); err != nil {
-			return nil, err
-		}
+	if err := os.WriteFile(filepath.Join(l.dir, id), nil, 0o600); err != nil {
+		return nil, err
+	}
+	if err := l.hook("attach", id); err != nil {
+		return nil, err
 	}
 	ns, err := netns.GetFromPath(path)
 	if err != nil {
@@ -74,27 +75,24 @@ func (l *links) Attach(_ context.Context, id, path string, _ *runtimeapi.PodSand
 		return nil, err
 	}
 	n := l.next.Add(1)
-	return []netip.Addr{netip.AddrFrom4([4]byte{10, 99, byte(n >> 8), byte(n)}), netip.MustParseAddr(fmt.Sprintf("fd00::%x", n))}, nil
+	return []netip.Addr{netip.AddrFrom4([4]byte{10, 99, byte(n >> 8), byte(n)}), netip.MustParseAddr(fmt.Sprintf("fd00::%x", n))}, l.hook("attached", id)
 }
 
 func (l *links) Detach(_ context.Context, id, _ string, _ *runtimeapi.PodSandboxConfig) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.detach != nil {
-		if err := l.detach(id); err != nil {
-			return err
-		}
+	if err := l.hook("detach", id); err != nil {
+		return err
 	}
-	delete(l.attached, id)
-	return nil
+	if err := os.Remove(filepath.Join(l.dir, id)); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return l.hook("detached", id)
 }
 
 // left are the sandboxes that are attached.
 func (l *links) left() (ids []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for id := range l.attached {
-		ids = append(ids, id)
+	entries, _ := os.ReadDir(l.dir)
+	for _, e := range entries {
+		ids = append(ids, e.Name())
 	}
 	return ids
 }
@@ -122,18 +120,30 @@ func newNode(t testing.TB) *node {
 	if err := os.Chmod(dir, 0o711); err != nil { // root of a user namespace has to get through
 		t.Fatal(err)
 	}
-	n := &node{t: t, dir: dir, network: newLinks()}
+	n := &node{t: t, dir: dir}
 	t.Cleanup(n.gone)
-	if n.store, err = images.Open(filepath.Join(dir, "images"), images.Config{}); err != nil {
+	if n.network, n.store, n.cfg, err = configure(dir, zaptest.NewLogger(t)); err != nil {
 		t.Fatal(err)
-	}
-	n.cfg = runtime.Config{
-		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "cri.sock"), Network: n.network,
-		Images: runtime.FromStore(n.store), ImageService: images.NewService(n.store), CgroupParent: "/" + filepath.Base(dir), Handlers: []string{"other"}, Version: "1.2.3",
-		Logger: zaptest.NewLogger(t, zaptest.Level(zaptest.NewLogger(t).Level())),
 	}
 	n.open()
 	return n
+}
+
+// configure says how a runtime works in a folder.
+func configure(dir string, log *zap.Logger) (*links, *images.Store, runtime.Config, error) {
+	network, err := newLinks(filepath.Join(dir, "net"))
+	if err != nil {
+		return nil, nil, runtime.Config{}, err
+	}
+	store, err := images.Open(filepath.Join(dir, "images"), images.Config{})
+	if err != nil {
+		return nil, nil, runtime.Config{}, err
+	}
+	return network, store, runtime.Config{
+		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "cri.sock"), Network: network,
+		Images: runtime.FromStore(store), ImageService: images.NewService(store), CgroupParent: "/" + filepath.Base(dir), Handlers: []string{"other"},
+		Version: "1.2.3", Logger: log,
+	}, nil
 }
 
 // open opens and serves.
@@ -177,6 +187,9 @@ func (n *node) gone() {
 			n.t.Error(err)
 		}
 	}
+	if n.network == nil {
+		return
+	}
 	if ids := n.network.left(); len(ids) > 0 {
 		n.t.Errorf("left behind: attached to the network %v", ids)
 	}
@@ -186,7 +199,13 @@ func (n *node) gone() {
 			n.t.Errorf("left behind: %s/%s", sub, e.Name())
 		}
 	}
-	for _, p := range processes(n.dir) {
+	var running []string
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if running = processes(n.dir); len(running) == 0 || time.Now().After(deadline) {
+			break
+		}
+	}
+	for _, p := range running {
 		n.t.Errorf("left behind: process %s", p)
 	}
 	roots, _ := filepath.Glob("/sys/fs/cgroup/*/" + filepath.Base(n.dir))
@@ -201,22 +220,19 @@ func (n *node) gone() {
 	}
 }
 
-// processes lists those of containers and shims.
+// processes lists the shims of a runtime, and the processes of containers below its cgroup.
 func processes(dir string) (all []string) {
-	deadline := time.Now().Add(5 * time.Second)
-	for {
-		all = nil
-		commands, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-		for _, c := range commands {
-			line, _ := os.ReadFile(c)
-			environ, _ := os.ReadFile(filepath.Dir(c) + "/environ")
-			if strings.HasPrefix(string(line), "/box\x00") || strings.Contains(string(environ), "KEELSON_SHIM="+`{"Dir":"`+dir) {
-				all = append(all, filepath.Base(filepath.Dir(c))+" "+strings.ReplaceAll(string(line), "\x00", " "))
-			}
+	commands, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, c := range commands {
+		line, err := os.ReadFile(c)
+		if err != nil || len(line) == 0 { // it is gone, and only waits for its parent
+			continue
 		}
-		if len(all) == 0 || time.Now().After(deadline) {
-			return all
+		environ, _ := os.ReadFile(filepath.Dir(c) + "/environ")
+		groups, _ := os.ReadFile(filepath.Dir(c) + "/cgroup")
+		if strings.Contains(string(groups), "/"+filepath.Base(dir)+"/") || strings.Contains(string(environ), `KEELSON_SHIM={"Dir":"`+dir) {
+			all = append(all, filepath.Base(filepath.Dir(c))+" "+strings.ReplaceAll(string(line), "\x00", " "))
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
+	return all
 }

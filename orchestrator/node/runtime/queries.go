@@ -12,8 +12,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// page is how many items a streamed list sends at a time.
-const page = 256
+// pageSize is how many items a streamed list sends at a time.
+const pageSize = 256
 
 // queries tells what there is. It waits for no operation.
 type queries struct{ m *machine }
@@ -33,7 +33,7 @@ func (q *queries) StreamPodSandboxes(req *runtimeapi.StreamPodSandboxesRequest, 
 // stream sends items in pages.
 func stream[T any](items []T, send func([]T) error) error {
 	for len(items) > 0 {
-		n := min(page, len(items))
+		n := min(pageSize, len(items))
 		if err := send(items[:n]); err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -93,10 +94,27 @@ func (m *message[T, M]) UnmarshalJSON(data []byte) error {
 	return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(data, m.v)
 }
 
+// page writes one record. What was removed is not written again.
+type page struct {
+	mu   sync.Mutex // held while it is written
+	gone bool
+}
+
 // book is a folder of records, a file each.
 type book[R any] struct{ dir string }
 
 func (b book[R]) path(id string) string { return filepath.Join(b.dir, id+".json") }
+
+// save writes a record as it is when its turn comes: saves of one record follow each other.
+func (b book[R]) save(p *page, id string, now func() R) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.gone {
+		return nil
+	}
+	r := now()
+	return b.write(id, &r)
+}
 
 // write replaces a record. A crash leaves the old one or the new one.
 func (b book[R]) write(id string, r *R) error {
@@ -111,6 +129,17 @@ func (b book[R]) write(id string, r *R) error {
 	if err := os.Rename(tmp, b.path(id)); err != nil {
 		return fmt.Errorf("runtime: record of %s: %w", id, err)
 	}
+	return nil
+}
+
+// drop forgets the record of a page for good.
+func (b book[R]) drop(p *page, id string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := b.remove(id); err != nil {
+		return err
+	}
+	p.gone = true
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -100,25 +101,20 @@ func (r *recovery) connect(ctx context.Context, s *sandbox) error {
 	if phase == ended {
 		return nil
 	}
-	client, err := r.m.shims.connect(ctx, r.m.shimDir(s.id))
-	if err != nil && !errors.Is(err, shim.ErrGone) {
-		return err
-	}
-	if err == nil {
-		s.mu.Lock()
-		s.shim = client
-		s.mu.Unlock()
-		if err := r.sandboxes.follow(s, client); err != nil {
-			return err
-		}
-		if err := r.sandboxes.catchUp(ctx, client); err != nil {
-			return err
-		}
-		if phase == made {
+	if phase == made {
+		client, err := r.find(ctx, s)
+		if err == nil {
+			s.mu.Lock()
+			s.shim = client
+			s.mu.Unlock()
+			if err := r.sandboxes.follow(s, client); err != nil {
+				return err
+			}
+			if err := r.sandboxes.catchUp(ctx, client); err != nil {
+				return err
+			}
 			return r.unstarted(ctx, s, client)
 		}
-	}
-	if phase == made {
 		s.mu.Lock()
 		s.rec.Reason = "its shim is gone"
 		s.mu.Unlock()
@@ -131,6 +127,29 @@ func (r *recovery) connect(ctx context.Context, s *sandbox) error {
 	}
 	return nil
 }
+
+// find connects to the shim of a sandbox. One that was made answers, unless it is just dying, or hangs: then it is given up.
+func (r *recovery) find(ctx context.Context, s *sandbox) (client shimClient, err error) {
+	for end := r.m.clock.Now().Add(findPatience); ; {
+		if client, err = r.m.shims.connect(ctx, r.m.shimDir(s.id)); err == nil || errors.Is(err, shim.ErrGone) {
+			return client, err
+		}
+		if r.m.clock.Now().After(end) {
+			r.m.log.Error("runtime: the shim of a sandbox does not answer and is given up", zap.String("sandbox", s.id), zap.Error(err))
+			return nil, err
+		}
+		pause := r.m.clock.NewTimer(50 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			pause.Stop()
+			return nil, ctx.Err()
+		case <-pause.C():
+		}
+	}
+}
+
+// findPatience is for how long a shim may not answer when a runtime is opened.
+const findPatience = 5 * time.Second
 
 // unstarted takes processes back that were created and not started when the runtime before this one ended.
 func (r *recovery) unstarted(ctx context.Context, s *sandbox, client shimClient) error {
@@ -179,6 +198,7 @@ func (r *recovery) sweep(ctx context.Context, tasks map[string]*containerRecord)
 		}
 	}
 	return errors.Join(err, mountErr,
+		r.m.sweepCgroups(known),
 		each(r.m.netnsDir(), known, func(id string) error { return unpin(r.m.netns(id)) }),
 		each(r.m.sandboxesDir(), known, func(id string) error { return clearDir(r.m.sandboxDir(id)) }),
 		each(r.m.bundlesDir(), known, func(id string) error { return clearDir(r.m.bundle(id)) }),

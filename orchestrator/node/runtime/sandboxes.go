@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -14,7 +15,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-	"k8s.io/utils/ptr"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -52,7 +52,7 @@ func (p *sandboxes) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSan
 	s.gate.Lock()
 	defer s.gate.Unlock()
 	if err := p.make(ctx, s); err != nil {
-		p.undo(context.WithoutCancel(ctx), s)
+		p.undo(ctx, s)
 		return nil, fmt.Errorf("runtime: sandbox of pod %s/%s: %w", config.Metadata.Namespace, config.Metadata.Name, err)
 	}
 	return &runtimeapi.RunPodSandboxResponse{PodSandboxId: id}, nil
@@ -173,8 +173,13 @@ func mappings(config *runtimeapi.PodSandboxConfig) (uids, gids []specs.LinuxIDMa
 	return spec.IDMappings(o.Uids), spec.IDMappings(o.Gids)
 }
 
+// undoPatience bounds the removal of what failed.
+const undoPatience = time.Minute
+
 // undo removes what a failed make left. If that fails too, the sandbox stays, not ready, so that it can be stopped again.
 func (p *sandboxes) undo(ctx context.Context, s *sandbox) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoPatience)
+	defer cancel()
 	err := p.end(ctx, s)
 	if err == nil {
 		err = p.forget(s)
@@ -292,15 +297,7 @@ func (p *sandboxes) endShim(ctx context.Context, s *sandbox) error {
 		stop()
 	}
 	dir := p.m.shimDir(s.id)
-	if client == nil {
-		found, err := p.m.shims.connect(ctx, dir)
-		if err == nil {
-			client = found
-		} else if !errors.Is(err, shim.ErrGone) {
-			return fmt.Errorf("runtime: sandbox %s: %w", s.id, err)
-		}
-	}
-	if client != nil {
+	if client != nil { // else it is dead, or was being born when the runtime before this one died: clean sees to both
 		if err := client.Shutdown(ctx); err != nil && !errors.Is(err, shim.ErrGone) {
 			return fmt.Errorf("runtime: sandbox %s: %w", s.id, err)
 		}
@@ -334,12 +331,12 @@ const reasonLost = "ContainerStatusUnknown"
 
 // forget removes the last of a sandbox that was ended.
 func (p *sandboxes) forget(s *sandbox) error {
-	if err := p.m.pods.remove(s.id); err != nil {
+	if err := p.m.pods.drop(&s.page, s.id); err != nil {
 		return err
 	}
 	p.m.table.dropSandbox(s)
 	return nil
 }
 
-// save writes a sandbox down. The caller holds the gate.
-func (p *sandboxes) save(s *sandbox) error { return p.m.pods.write(s.id, ptr.To(s.record())) }
+// save writes a sandbox down as it is now.
+func (p *sandboxes) save(s *sandbox) error { return p.m.pods.save(&s.page, s.id, s.record) }

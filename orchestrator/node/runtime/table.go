@@ -21,6 +21,7 @@ import (
 type sandbox struct {
 	id    string
 	usage sampler
+	page  page
 	gate  sync.RWMutex // held for reading by operations on containers, for writing by those on the sandbox itself
 
 	mu   sync.Mutex // guards what follows
@@ -52,7 +53,7 @@ type container struct {
 	id      string
 	sandbox *sandbox
 	op      sync.Mutex // held by the one operation that changes it
-	saving  sync.Mutex // held while it is written down
+	page    page
 	usage   sampler
 
 	mu     sync.Mutex // guards what follows
@@ -79,9 +80,12 @@ func newTable() *table {
 	return &table{sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, names: map[string]string{}}
 }
 
+// idBytes is the length of an ID, before it is written in hexadecimal.
+const idBytes = 16
+
 // newID makes a name for something: 32 hexadecimal digits.
 func newID() string {
-	var b [16]byte
+	var b [idBytes]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])
 }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
@@ -110,57 +109,4 @@ func (p *sandboxes) UpdatePodSandboxResources(_ context.Context, req *runtimeapi
 	s.rec.Config.v = config
 	s.mu.Unlock()
 	return &runtimeapi.UpdatePodSandboxResourcesResponse{}, p.save(s)
-}
-
-// removeCgroup removes a cgroup that holds nothing any more, with those below it, from every hierarchy.
-func (m *machine) removeCgroup(parent string) error {
-	roots := []string{"/sys/fs/cgroup"}
-	if !m.host.CgroupV2 {
-		var err error
-		if roots, err = filepath.Glob("/sys/fs/cgroup/*"); err != nil {
-			return err
-		}
-	}
-	if m.cfg.CgroupDriver == Systemd {
-		parent = slicePath(parent)
-	}
-	for _, root := range roots {
-		if err := removeTree(filepath.Join(root, parent)); err != nil {
-			return fmt.Errorf("runtime: cgroup %s: %w", parent, err)
-		}
-	}
-	return nil
-}
-
-// slicePath is where systemd keeps a slice: "a-b.slice" is a.slice/a-b.slice.
-func slicePath(slice string) (path string) {
-	name := strings.TrimSuffix(filepath.Base(slice), ".slice")
-	for i := range name {
-		if name[i] == '-' {
-			path = filepath.Join(path, name[:i]+".slice")
-		}
-	}
-	return filepath.Join(path, name+".slice")
-}
-
-// removeTree removes a cgroup from below.
-func removeTree(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if os.IsNotExist(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if e.IsDir() {
-			if err := removeTree(filepath.Join(dir, e.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	if err := os.Remove(dir); err != nil && !os.IsNotExist(err) {
-		return err
-	}
-	return nil
 }
