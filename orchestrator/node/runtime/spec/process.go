@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strconv"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -97,7 +98,7 @@ func environment(c *Container) []string {
 	return env
 }
 
-// signals are CRI's by the names that images use, without SIG.
+// signal is CRI's by the name that an image uses, with or without SIG.
 func signal(name string) (runtimeapi.Signal, bool) {
 	name = "SIGNAL_SIG" + strings.TrimPrefix(strings.ToUpper(name), "SIG")
 	name = strings.NewReplacer("RTMIN+", "RTMINPLUS", "RTMAX-", "RTMAXMINUS").Replace(name)
@@ -113,8 +114,7 @@ func StopSignal(config runtimeapi.Signal, image string) (runtimeapi.Signal, erro
 	if image == "" {
 		return runtimeapi.Signal_SIGNAL_SIGTERM, nil
 	}
-	var number int
-	if _, err := fmt.Sscanf(image, "%d", &number); err == nil {
+	if number, err := strconv.Atoi(image); err == nil {
 		for v := range runtimeapi.Signal_name {
 			if s := runtimeapi.Signal(v); v != 0 && SignalNumber(s) == number {
 				return s, nil
