@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -86,6 +87,17 @@ func (l *links) Detach(_ context.Context, id, _ string, _ *runtimeapi.PodSandbox
 		return err
 	}
 	return l.hook("detached", id)
+}
+
+func (l *links) GC(_ context.Context, keep []string) error {
+	for _, id := range l.left() {
+		if !slices.Contains(keep, id) {
+			if err := os.Remove(filepath.Join(l.dir, id)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // left are the sandboxes that are attached.

@@ -60,7 +60,10 @@ func (r *recovery) run(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	return r.sweep(ctx, tasks)
+	if err := r.sweep(ctx, tasks); err != nil {
+		r.m.log.Error("runtime: what is left without a record could not all be removed", zap.Error(err))
+	}
+	return nil
 }
 
 // take takes up a sandbox with its containers. What cannot be cleaned up stays, not ready, and is named in the log.
@@ -198,11 +201,31 @@ func (r *recovery) sweep(ctx context.Context, tasks map[string]*containerRecord)
 		}
 	}
 	return errors.Join(err, mountErr,
-		r.m.sweepCgroups(known),
+		r.m.sweepCgroups(known), r.collect(ctx),
 		each(r.m.netnsDir(), known, func(id string) error { return unpin(r.m.netns(id)) }),
 		each(r.m.sandboxesDir(), known, func(id string) error { return clearDir(r.m.sandboxDir(id)) }),
 		each(r.m.bundlesDir(), known, func(id string) error { return clearDir(r.m.bundle(id)) }),
 	)
+}
+
+// collector is what a Network may do besides: it detaches all sandboxes but those given.
+type collector interface {
+	GC(ctx context.Context, keep []string) error
+}
+
+// collect tells the network which sandboxes there are.
+func (r *recovery) collect(ctx context.Context) error {
+	n, ok := r.m.cfg.Network.(collector)
+	if !ok {
+		return nil
+	}
+	var keep []string
+	for _, s := range r.m.table.allSandboxes() {
+		if rec := s.record(); rec.NetNS != "" && rec.Phase != ended {
+			keep = append(keep, s.id)
+		}
+	}
+	return n.GC(ctx, keep)
 }
 
 // each calls remove for what lies in a folder and is not known.
