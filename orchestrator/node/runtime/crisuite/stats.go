@@ -3,8 +3,11 @@
 package crisuite
 
 import (
+	"errors"
+	"io"
 	"testing"
 
+	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -12,6 +15,7 @@ var statsCases = map[string]func(*testing.T, *suite){
 	"stats-container": statsContainer,
 	"stats-sandbox":   statsSandbox,
 	"stats-metrics":   statsMetrics,
+	"stats-streams":   statsStreams,
 }
 
 func statsContainer(t *testing.T, s *suite) {
@@ -113,5 +117,54 @@ func statsMetrics(t *testing.T, s *suite) {
 				t.Errorf("%s has the labels %v, described are %d", m.Name, m.LabelValues, n)
 			}
 		}
+	}
+}
+
+// drain counts the items of a stream that are wanted.
+func drain[T any](t testing.TB, stream grpc.ServerStreamingClient[T], err error, count func(*T) int) (n int) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return n
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += count(m)
+	}
+}
+
+// statsStreams: the lists that are streamed have what the others have.
+func statsStreams(t *testing.T, s *suite) {
+	if !s.Complete {
+		return
+	}
+	p := s.pod(t)
+	s.start(t, p, []string{"pause"})
+	s.start(t, p, []string{"pause"})
+	pods, err := s.rt.StreamPodSandboxes(ctx(t), &runtimeapi.StreamPodSandboxesRequest{Filter: &runtimeapi.PodSandboxFilter{Id: p.id}})
+	equal(t, "sandboxes", drain(t, pods, err, func(m *runtimeapi.StreamPodSandboxesResponse) int { return len(m.PodSandboxes) }), 1)
+	containers, err := s.rt.StreamContainers(ctx(t), &runtimeapi.StreamContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: p.id}})
+	equal(t, "containers", drain(t, containers, err, func(m *runtimeapi.StreamContainersResponse) int { return len(m.Containers) }), 2)
+	figures, err := s.rt.StreamContainerStats(ctx(t), &runtimeapi.StreamContainerStatsRequest{Filter: &runtimeapi.ContainerStatsFilter{PodSandboxId: p.id}})
+	equal(t, "figures of containers", drain(t, figures, err, func(m *runtimeapi.StreamContainerStatsResponse) int { return len(m.ContainerStats) }), 2)
+	sums, err := s.rt.StreamPodSandboxStats(ctx(t), &runtimeapi.StreamPodSandboxStatsRequest{Filter: &runtimeapi.PodSandboxStatsFilter{Id: p.id}})
+	equal(t, "figures of sandboxes", drain(t, sums, err, func(m *runtimeapi.StreamPodSandboxStatsResponse) int { return len(m.PodSandboxStats) }), 1)
+	metrics, err := s.rt.StreamPodSandboxMetrics(ctx(t), &runtimeapi.StreamPodSandboxMetricsRequest{})
+	equal(t, "metrics", drain(t, metrics, err, func(m *runtimeapi.StreamPodSandboxMetricsResponse) (n int) {
+		for _, pod := range m.PodSandboxMetrics {
+			if pod.PodSandboxId == p.id {
+				n += len(pod.ContainerMetrics)
+			}
+		}
+		return n
+	}), 2)
+	images, err := s.images.StreamImages(ctx(t), &runtimeapi.StreamImagesRequest{})
+	if n := drain(t, images, err, func(m *runtimeapi.StreamImagesResponse) int { return len(m.Images) }); n == 0 {
+		t.Error("no images")
 	}
 }
