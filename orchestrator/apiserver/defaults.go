@@ -75,9 +75,9 @@ func (a *API) endpoint() (netip.Addr, int32) {
 }
 
 // joining are the rights by which machines become nodes: who has a bootstrap token may have a client certificate for any node, and a
-// node may renew its own, and have one for its server.
+// node may renew its own, and have one for its server; and what nodes need for their network and for the volumes on their disks.
 func joining() []kinds.Object {
-	const serving = "keelson:node-autoapprove-serving"
+	const serving, own = "keelson:node-autoapprove-serving", "keelson:node"
 	const requests = "system:certificates.k8s.io:certificatesigningrequests:"
 	bind := func(name, role, group string) kinds.Object {
 		return &rbacv1.ClusterRoleBinding{
@@ -86,13 +86,22 @@ func joining() []kinds.Object {
 			Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: group}},
 		}
 	}
-	return []kinds.Object{
-		&rbacv1.ClusterRole{
+	role := func(name string, rules ...rbacv1.PolicyRule) kinds.Object {
+		return &rbacv1.ClusterRole{
 			TypeMeta:   metav1.TypeMeta{Kind: "ClusterRole", APIVersion: rbacv1.SchemeGroupVersion.String()},
-			ObjectMeta: metav1.ObjectMeta{Name: serving},
-			Rules:      []rbacv1.PolicyRule{{Verbs: []string{"create"}, APIGroups: []string{"certificates.k8s.io"}, Resources: []string{"certificatesigningrequests/selfnodeserver"}}},
-		},
-		bind(serving, serving, rights.NodesGroup),
+			ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: rules,
+		}
+	}
+	read := []string{"get", "list", "watch"}
+	return []kinds.Object{
+		role(serving, rbacv1.PolicyRule{Verbs: []string{"create"}, APIGroups: []string{"certificates.k8s.io"}, Resources: []string{"certificatesigningrequests/selfnodeserver"}}),
+		role(own,
+			rbacv1.PolicyRule{Verbs: read, APIGroups: []string{""}, Resources: []string{"namespaces", "nodes", "persistentvolumes", "pods", "services"}},
+			rbacv1.PolicyRule{Verbs: read, APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}},
+			rbacv1.PolicyRule{Verbs: read, APIGroups: []string{"networking.k8s.io"}, Resources: []string{"networkpolicies"}},
+			rbacv1.PolicyRule{Verbs: []string{"patch"}, APIGroups: []string{""}, Resources: []string{"persistentvolumes"}},
+		),
+		bind(serving, serving, rights.NodesGroup), bind(own, own, rights.NodesGroup),
 		bind("keelson:node-bootstrap", "system:node-bootstrapper", identity.Bootstrappers),
 		bind("keelson:node-autoapprove-bootstrap", requests+"nodeclient", identity.Bootstrappers),
 		bind("keelson:node-autoapprove-renewal", requests+"selfnodeclient", rights.NodesGroup),

@@ -11,6 +11,10 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/internal/resident"
@@ -23,6 +27,8 @@ import (
 type Options struct {
 	API
 	Loops
+	// Node is the node of this machine; nil: it is none.
+	Node *Node
 	// HollowNodes is the number of simulated nodes, HollowZones that of the zones that they are in, 0 for none.
 	HollowNodes, HollowZones int
 	// HollowUnstarted makes simulated nodes leave pods pending, for measurements of the scheduler.
@@ -45,6 +51,11 @@ const podRange = "10.244.0.0/16"
 func Up(ctx context.Context, o Options) (err error) {
 	if o.Disruption == (controllers.Disruption{}) {
 		o.Disruption = controllers.DefaultDisruption()
+	}
+	if o.Node != nil {
+		if err := o.Node.defaults(); err != nil {
+			return err
+		}
 	}
 	p := newProgress(o.Out)
 	defer p.close()
@@ -94,12 +105,22 @@ func (o *Options) work(ctx context.Context, s *apiServer, p *progress) error {
 	g.Go(func() error {
 		return ended(ctx, o.hollowNodes(ctx, c, func() { close(registered) }))
 	})
+	if o.Node != nil {
+		g.Go(func() error { return ended(ctx, o.node(ctx, s)) })
+	}
 	p.stage("controllers and scheduler")
 	if wait(ctx, started) {
 		c.shared.WaitForCacheSync(ctx.Done())
 	}
-	p.stage(fmt.Sprintf("hollow nodes: %d", o.HollowNodes))
-	if wait(ctx, registered) {
+	if o.HollowNodes > 0 {
+		p.stage(fmt.Sprintf("hollow nodes: %d", o.HollowNodes))
+	}
+	ready := wait(ctx, registered)
+	if ready && o.Node != nil {
+		p.stage("node " + o.Node.Name)
+		ready = nodeReady(ctx, c.client, o.Node.Name)
+	}
+	if ready {
 		p.ready(s.url(), s.kubeconfig())
 		g.Go(func() error {
 			o.trim(ctx)
@@ -110,6 +131,38 @@ func (o *Options) work(ctx context.Context, s *apiServer, p *progress) error {
 		}
 	}
 	return g.Wait()
+}
+
+// node runs the node of this machine.
+func (o *Options) node(ctx context.Context, s *apiServer) error {
+	config, err := clientcmd.BuildConfigFromFlags("", s.kubeconfig())
+	if err != nil {
+		return fmt.Errorf("cluster: %w", err)
+	}
+	n := *o.Node
+	n.ServiceRange, n.Registry, n.Logger = o.Settings.ServiceClusterIPRange, s.registry, o.Logger.Named("node")
+	return RunNode(ctx, n, config)
+}
+
+// nodeReady waits until a node is ready, and says whether it is.
+func nodeReady(ctx context.Context, client kubernetes.Interface, name string) bool {
+	t := time.NewTicker(100 * time.Millisecond)
+	defer t.Stop()
+	for {
+		n, err := client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+		if err == nil {
+			for _, c := range n.Status.Conditions {
+				if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue {
+					return true
+				}
+			}
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // trimAfter is when what only the start needed is given back: the informers have listed, and the garbage is known.

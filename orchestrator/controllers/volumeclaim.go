@@ -1,9 +1,11 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -181,6 +183,9 @@ func (v *volumeController) provision(ctx context.Context, c *corev1.PersistentVo
 	return nil
 }
 
+// hostPathDir is where volumes are on their nodes, unless the parameter "path" of their class says otherwise.
+const hostPathDir = "/var/lib/keelson/volumes"
+
 // hostPath is the volume that a claim asks the built-in provisioner for: on the node where its pod will run, or on any.
 func (v *volumeController) hostPath(c *corev1.PersistentVolumeClaim, class *storagev1.StorageClass) (*corev1.PersistentVolume, error) {
 	if c.Spec.Selector != nil {
@@ -200,7 +205,10 @@ func (v *volumeController) hostPath(c *corev1.PersistentVolumeClaim, class *stor
 	if host == "" {
 		return nil, fmt.Errorf("node %q has no label %s", node.Name, corev1.LabelHostname)
 	}
-	name := "pvc-" + string(c.UID)
+	name, dir := "pvc-"+string(c.UID), cmp.Or(class.Parameters["path"], hostPathDir)
+	if !path.IsAbs(dir) {
+		return nil, fmt.Errorf("the parameter path of the class is %q, not an absolute path", dir)
+	}
 	size := c.Spec.Resources.Requests[corev1.ResourceStorage]
 	return &corev1.PersistentVolume{
 		ObjectMeta: metav1.ObjectMeta{
@@ -211,7 +219,7 @@ func (v *volumeController) hostPath(c *corev1.PersistentVolumeClaim, class *stor
 			Capacity: corev1.ResourceList{corev1.ResourceStorage: size}, AccessModes: c.Spec.AccessModes, VolumeMode: c.Spec.VolumeMode,
 			PersistentVolumeReclaimPolicy: ptr.Deref(class.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete),
 			StorageClassName:              class.Name, MountOptions: class.MountOptions,
-			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: HostPathProvisioner, VolumeHandle: name, FSType: class.Parameters["csi.storage.k8s.io/fstype"]}},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: HostPathProvisioner, VolumeHandle: name, FSType: class.Parameters["csi.storage.k8s.io/fstype"], VolumeAttributes: map[string]string{"path": path.Join(dir, name)}}},
 			ClaimRef:               &corev1.ObjectReference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: c.Namespace, Name: c.Name, UID: c.UID, ResourceVersion: c.ResourceVersion},
 			NodeAffinity: &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
 				MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: []string{host}}},

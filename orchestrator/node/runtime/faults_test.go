@@ -9,9 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -112,28 +110,6 @@ func TestStuck(t *testing.T) {
 	n.remove(other)
 	close(stuck)
 	work.Wait()
-	n.remove(pod)
-}
-
-// TestShimHangs: a shim that does not answer is killed when its sandbox is to end, and does not hold up others before.
-func TestShimHangs(t *testing.T) {
-	n := newNode(t)
-	n.stop()
-	n.patience = 200 * time.Millisecond
-	n.open()
-	ref := n.withImage()
-	pod, other := n.pod(), n.pod()
-	id := n.start(pod, ref, "trap", "ignore")
-	n.start(other, ref, "pause")
-	if err := syscall.Kill(n.shimPid(pod), syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	n.remove(other)
-	if _, err := n.StopPodSandbox(ctx(t), &runtimeapi.StopPodSandboxRequest{PodSandboxId: pod}); err != nil {
-		t.Error(err)
-	}
-	equal(t, "state", n.podStatus(pod).State, runtimeapi.PodSandboxState_SANDBOX_NOTREADY)
-	equal(t, "exit code", n.status(id).ExitCode, 137)
 	n.remove(pod)
 }
 

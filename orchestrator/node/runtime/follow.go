@@ -5,7 +5,6 @@ package runtime
 import (
 	"context"
 	"errors"
-	"time"
 
 	"go.uber.org/zap"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -45,20 +44,10 @@ func (p *sandboxes) follow(s *sandbox, client shimClient) error {
 	return nil
 }
 
-// resubscribe is the pause before that.
-const resubscribe = 10 * time.Millisecond
-
 // again subscribes anew to the events of a shim that runs, and catches up. It answers nil when there is nothing more to come.
 func (p *sandboxes) again(ctx context.Context, s *sandbox, client shimClient) <-chan shim.State {
 	if ctx.Err() != nil {
 		return nil
-	}
-	pause := p.m.clock.NewTimer(resubscribe)
-	defer pause.Stop()
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-pause.C():
 	}
 	events, err := client.Events(ctx)
 	if err == nil {

@@ -4,13 +4,12 @@ package runtime
 
 import (
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/keelson-io/keelson/internal/clock"
 )
 
 // backlog is how many events may wait for a client before it is cut off: it then lists, as after any broken stream.
@@ -18,7 +17,6 @@ const backlog = 4096
 
 // hub sends events to those who listen.
 type hub struct {
-	clock    clock.Clock
 	describe func(sandbox string) (*runtimeapi.PodSandboxStatus, []*runtimeapi.ContainerStatus)
 
 	mu        sync.Mutex
@@ -27,8 +25,8 @@ type hub struct {
 	once      sync.Once
 }
 
-func newHub(clk clock.Clock) *hub {
-	return &hub{clock: clk, listeners: map[chan *runtimeapi.ContainerEventResponse]bool{}, closed: make(chan struct{})}
+func newHub() *hub {
+	return &hub{listeners: map[chan *runtimeapi.ContainerEventResponse]bool{}, closed: make(chan struct{})}
 }
 
 // publish tells of something that happened to a container or to a sandbox, which is told as the container of that ID.
@@ -39,7 +37,7 @@ func (h *hub) publish(id, sandbox string, kind runtimeapi.ContainerEventType) {
 	if none {
 		return
 	}
-	e := &runtimeapi.ContainerEventResponse{ContainerId: id, ContainerEventType: kind, CreatedAt: h.clock.Now().UnixNano()}
+	e := &runtimeapi.ContainerEventResponse{ContainerId: id, ContainerEventType: kind, CreatedAt: time.Now().UnixNano()}
 	e.PodSandboxStatus, e.ContainersStatuses = h.describe(sandbox)
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -118,8 +118,6 @@ type node struct {
 	store   *images.Store
 	network *links
 	stop    func()
-
-	patience time.Duration // with shims that are to end
 }
 
 // newNode opens a runtime that is closed with the test, which then counts what is left.
@@ -134,7 +132,7 @@ func newNode(t testing.TB) *node {
 	if err := os.Chmod(dir, 0o711); err != nil { // root of a user namespace has to get through
 		t.Fatal(err)
 	}
-	n := &node{t: t, dir: dir, patience: 20 * time.Second}
+	n := &node{t: t, dir: dir}
 	t.Cleanup(n.gone)
 	if n.network, n.store, n.cfg, err = configure(dir, zaptest.NewLogger(t)); err != nil {
 		t.Fatal(err)
@@ -164,7 +162,7 @@ func configure(dir string, log *zap.Logger) (*links, *images.Store, runtime.Conf
 func (n *node) open() {
 	n.t.Helper()
 	var err error
-	if n.Runtime, err = runtime.OpenPatient(n.cfg, n.patience); err != nil {
+	if n.Runtime, err = runtime.Open(n.cfg); err != nil {
 		n.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

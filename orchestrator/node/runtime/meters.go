@@ -14,12 +14,9 @@ import (
 	"github.com/opencontainers/cgroups/manager"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
-	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/keelson-io/keelson/internal/clock"
 )
 
 // measuring bounds how many containers are measured at the same time.
@@ -57,36 +54,6 @@ func (s *sampler) rateOf(now time.Time, value uint64) (uint64, bool) {
 	return s.rate, s.known
 }
 
-// diskMeter keeps what a walk through a writable layer has found for some time, as walks cost.
-type diskMeter struct {
-	mu            sync.Mutex
-	until         time.Time
-	bytes, inodes uint64
-}
-
-// What was found is used for so many times as long as it took to find, but at least for so long.
-const (
-	diskFactor = 50
-	diskFresh  = time.Second
-)
-
-// usage is what walk finds, or has found not long ago.
-func (d *diskMeter) usage(clk clock.Clock, walk func() (bytes, inodes uint64, err error)) (uint64, uint64, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	start := clk.Now()
-	if start.Before(d.until) {
-		return d.bytes, d.inodes, nil
-	}
-	bytes, inodes, err := walk()
-	if err != nil {
-		return 0, 0, err
-	}
-	end := clk.Now()
-	d.bytes, d.inodes, d.until = bytes, inodes, end.Add(max(diskFresh, diskFactor*end.Sub(start)))
-	return bytes, inodes, nil
-}
-
 // measure is what a running container uses.
 func (t *meters) measure(ctx context.Context, c *container) (*runtimeapi.ContainerStats, *cgroups.Stats, error) {
 	rec := c.record()
@@ -95,7 +62,7 @@ func (t *meters) measure(ctx context.Context, c *container) (*runtimeapi.Contain
 	out := &runtimeapi.ContainerStats{Attributes: &runtimeapi.ContainerAttributes{
 		Id: c.id, Metadata: config.Metadata, Labels: config.Labels, Annotations: config.Annotations,
 	}}
-	bytes, inodes, err := c.disk.usage(t.m.clock, func() (uint64, uint64, error) { return t.m.cfg.Images.Usage(c.id) })
+	bytes, inodes, err := t.m.cfg.Images.Usage(c.id)
 	if err != nil {
 		return nil, nil, fmt.Errorf("runtime: container %s: %w", c.id, err)
 	}
@@ -226,18 +193,19 @@ func (t *meters) containers(ctx context.Context, f *runtimeapi.ContainerStatsFil
 	return t.all(ctx, wanted)
 }
 
-// measurePatience is how long a list waits for the figures of one container.
-const measurePatience = 5 * time.Second
-
-// all measures containers. Those that cannot be measured are left out: a list of the others is worth more than none.
+// all measures containers. Those that are removed meanwhile are left out.
 func (t *meters) all(ctx context.Context, wanted []*container) ([]*runtimeapi.ContainerStats, error) {
 	found := make([]*runtimeapi.ContainerStats, len(wanted))
 	var g errgroup.Group
 	g.SetLimit(measuring)
 	for i, c := range wanted {
 		g.Go(func() error {
-			found[i] = t.measured(ctx, c)
-			return ctx.Err()
+			stats, _, err := t.measure(ctx, c)
+			if err != nil && t.m.table.knows(c) {
+				return err
+			}
+			found[i] = stats
+			return nil
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -250,17 +218,6 @@ func (t *meters) all(ctx context.Context, wanted []*container) ([]*runtimeapi.Co
 		}
 	}
 	return out, nil
-}
-
-// measured is what a container uses, nil if that cannot be found out soon.
-func (t *meters) measured(ctx context.Context, c *container) *runtimeapi.ContainerStats {
-	ctx, cancel := context.WithTimeout(ctx, measurePatience)
-	defer cancel()
-	stats, _, err := t.measure(ctx, c)
-	if err != nil && t.m.table.knows(c) {
-		t.m.log.Warn("runtime: a container is left out of a list of figures", zap.String("container", c.id), zap.Error(err))
-	}
-	return stats
 }
 
 // PodSandboxStats measures one sandbox.

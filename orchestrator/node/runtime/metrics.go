@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/cgroups"
-	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -121,7 +120,10 @@ func (t *meters) metrics(ctx context.Context) (out []*runtimeapi.PodSandboxMetri
 			of.Metrics = linkMetrics(usage, s.id, pod)
 		}
 		for _, c := range t.m.table.allContainers(s.id) {
-			stats := t.counters(ctx, c)
+			_, stats, err := t.measure(ctx, c)
+			if err != nil && t.m.table.knows(c) {
+				return nil, err
+			}
 			if stats == nil {
 				continue
 			}
@@ -136,17 +138,6 @@ func (t *meters) metrics(ctx context.Context) (out []*runtimeapi.PodSandboxMetri
 		out = append(out, of)
 	}
 	return out, nil
-}
-
-// counters are those of a container that runs, nil if they cannot be found out soon.
-func (t *meters) counters(ctx context.Context, c *container) *cgroups.Stats {
-	ctx, cancel := context.WithTimeout(ctx, measurePatience)
-	defer cancel()
-	_, stats, err := t.measure(ctx, c)
-	if err != nil && t.m.table.knows(c) {
-		t.m.log.Warn("runtime: a container is left out of the metrics", zap.String("container", c.id), zap.Error(err))
-	}
-	return stats
 }
 
 // linkMetrics are the figures of a sandbox's links.

@@ -54,7 +54,6 @@ type machine struct {
 	shims     shims
 	log       *zap.Logger
 	clock     clock.Clock
-	patience  time.Duration // with a shim that is to end
 	table     *table
 	hub       *hub
 	pods      book[sandboxRecord]
@@ -65,18 +64,15 @@ type machine struct {
 }
 
 // Open takes up what a runtime before this one left: it connects to the shims that run, and cleans up what is half made.
-func Open(cfg Config) (*Runtime, error) { return open(cfg, endPatience) }
+func Open(cfg Config) (*Runtime, error) { return open(cfg, realShims()) }
 
-// endPatience is how long a shim may take to end its containers and itself before it is killed with all that it holds.
-const endPatience = 20 * time.Second
-
-func open(cfg Config, patience time.Duration) (*Runtime, error) {
+func open(cfg Config, via shims) (*Runtime, error) {
 	cfg, err := cfg.complete()
 	if err != nil {
 		return nil, err
 	}
 	m := &machine{
-		cfg: cfg, host: spec.Probe(), shims: realShims(), patience: patience, log: cfg.Logger, clock: cfg.Clock, table: newTable(), hub: newHub(cfg.Clock),
+		cfg: cfg, host: spec.Probe(), shims: via, log: cfg.Logger, clock: cfg.Clock, table: newTable(), hub: newHub(),
 		pods:  book[sandboxRecord]{filepath.Join(cfg.Root, "sandboxes")},
 		tasks: book[containerRecord]{filepath.Join(cfg.Root, "containers")},
 	}

@@ -272,34 +272,19 @@ func (p *sandboxes) end(ctx context.Context, s *sandbox) error {
 	return p.save(s)
 }
 
-// killAll ends the containers of a sandbox, as far as a shim still holds them. A shim that does not do it in time is dealt
-// with by endShim.
+// killAll ends the containers of a sandbox, as far as a shim still holds them.
 func (p *sandboxes) killAll(ctx context.Context, s *sandbox) error {
 	client := s.client()
 	if client == nil {
 		return nil
 	}
-	soon, cancel := context.WithTimeout(ctx, p.m.patience)
-	defer cancel()
 	var g errgroup.Group
 	for _, c := range p.m.table.allContainers(s.id) {
 		if c.record().Run.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
-			g.Go(func() error { return p.containers.kill(soon, c, client) })
+			g.Go(func() error { return p.containers.kill(ctx, c, client) })
 		}
 	}
-	return p.unlessStuck(ctx, s, g.Wait())
-}
-
-// unlessStuck takes an error of a shim for one that is past help, unless the caller has given up himself.
-func (p *sandboxes) unlessStuck(ctx context.Context, s *sandbox, err error) error {
-	switch {
-	case err == nil || errors.Is(err, shim.ErrGone):
-		return nil
-	case ctx.Err() != nil:
-		return fmt.Errorf("runtime: sandbox %s: %w", s.id, err)
-	}
-	p.m.log.Warn("runtime: the shim of a sandbox does not end it, and is killed", zap.String("sandbox", s.id), zap.Error(err))
-	return nil
+	return g.Wait()
 }
 
 // endShim has the shim of a sandbox end, or removes what a dead one left.
@@ -313,11 +298,8 @@ func (p *sandboxes) endShim(ctx context.Context, s *sandbox) error {
 	}
 	dir := p.m.shimDir(s.id)
 	if client != nil { // else it is dead, or was being born when the runtime before this one died: clean sees to both
-		soon, cancel := context.WithTimeout(ctx, p.m.patience)
-		err := client.Shutdown(soon)
-		cancel()
-		if err := p.unlessStuck(ctx, s, err); err != nil {
-			return err
+		if err := client.Shutdown(ctx); err != nil && !errors.Is(err, shim.ErrGone) {
+			return fmt.Errorf("runtime: sandbox %s: %w", s.id, err)
 		}
 	}
 	s.mu.Lock()

@@ -54,7 +54,6 @@ type container struct {
 	sandbox *sandbox
 	op      sync.Mutex // held by the one operation that changes it
 	page    page
-	disk    diskMeter
 	usage   sampler
 
 	mu     sync.Mutex // guards what follows

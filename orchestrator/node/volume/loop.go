@@ -185,3 +185,16 @@ func sizeOfExt4(device string) (int64, error) {
 	}
 	return int64(blocks << (10 + le.Uint32(super[0x18:]))), nil
 }
+
+// InUse says whether an image has a device.
+func InUse(image string) (bool, error) {
+	path, err := filepath.EvalSymlinks(image)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	devices, err := loopsOf(path)
+	return len(devices) > 0, err
+}

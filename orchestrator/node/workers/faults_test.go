@@ -33,7 +33,7 @@ func TestImageCannotBePulled(t *testing.T) {
 		require.Empty(t, h.rt.took())
 		h.pass(5 * time.Second)
 		require.Equal(t, []string{"pull no:1"}, h.rt.took())
-		h.meanwhile(func() { h.rt.pullErr["no:1"] = nil })
+		h.rt.pullErr["no:1"] = nil
 		h.pass(40 * time.Second)
 		h.expect("Running a=running+ b=running+")
 	})
@@ -106,10 +106,8 @@ func TestContainersThatCannotStart(t *testing.T) {
 				h.expect(c.want)
 				require.Equal(t, c.says, h.api.pod("p").Status.ContainerStatuses[0].State.Waiting.Message)
 				require.Contains(t, h.events.take(), c.event)
-				h.meanwhile(func() {
-					h.environ.err = nil
-					delete(h.rt.createErr, "a")
-				})
+				h.environ.err = nil
+				delete(h.rt.createErr, "a")
 				h.pass(time.Minute)
 				if c.name == "environment" || c.name == "create" {
 					h.expect("Running a=running+")
@@ -128,7 +126,7 @@ func TestSandboxCannotBeMade(t *testing.T) {
 		h.saw("FailedCreatePodSandBox: Failed to create pod sandbox: no addresses left")
 		h.pass(time.Minute)
 		require.Len(t, h.events.take(), 2)
-		h.meanwhile(func() { h.rt.boxErr = nil })
+		h.rt.boxErr = nil
 		h.pass(time.Minute)
 		h.expect("Running a=running+")
 	})
@@ -150,7 +148,7 @@ func TestVolumesCannotBeSetUp(t *testing.T) {
 		h.api.create(makePod("a"))
 		h.expect("Pending a=ContainerCreating")
 		h.saw(`FailedMount: MountVolume.SetUp failed for volume "v" : secret "s" not found`)
-		h.meanwhile(func() { h.volumes.err = nil })
+		h.volumes.err = nil
 		h.pass(time.Minute)
 		h.expect("Running a=running+")
 	})
@@ -248,6 +246,7 @@ func TestRemovedWhileAway(t *testing.T) {
 		h.api.create(makePod("a"))
 		h.expect("Running a=running+")
 		h.stop()
+		h.ws = nil
 		h.api.force("p")
 		h.start()
 		h.pass(time.Second)

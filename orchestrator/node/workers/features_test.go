@@ -117,6 +117,7 @@ func TestOrphanRunsItsPreStop(t *testing.T) {
 		h.api.create(p)
 		h.expect("Running a=running+")
 		h.stop()
+		h.ws = nil
 		h.api.force("p")
 		h.rt.took()
 		h.start()
@@ -220,7 +221,7 @@ func TestAgentRestartKeepsStarted(t *testing.T) {
 		h.expect("Pending s1=running a=PodInitializing")
 		h.prober.says("uid-p", "s1", probe.Startup, true)
 		h.expect("Running s1=running+ a=running+")
-		h.meanwhile(func() { clear(h.prober.started) })
+		clear(h.prober.started)
 		h.restart()
 		h.pass(time.Minute)
 		h.expect("Running s1=running+ a=running+")
@@ -402,9 +403,8 @@ func TestAdmittedPodsStayAdmitted(t *testing.T) {
 		p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{"cpu": resource.MustParse("3")}
 		h.api.create(p)
 		h.expect("Running a=running+")
-		h.stop()
 		h.node.Status.Allocatable["cpu"] = resource.MustParse("1") // the node shrank
-		h.start()
+		h.restart()
 		h.pass(time.Minute)
 		h.expect("Running a=running+")
 	})

@@ -65,7 +65,7 @@ type harness struct {
 
 func newHarness(t *testing.T) *harness {
 	h := &harness{t: t, rt: newFakeRuntime(), volumes: &fakeVolumes{}, environ: &fakeEnviron{}, prober: newFakeProber(), cgroups: &fakeCgroups{pods: map[types.UID]bool{}}, events: &recorder{}}
-	h.api = newFakeAPI()
+	h.api = newFakeAPI(h)
 	h.node = &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: "node", UID: "node-uid", Labels: map[string]string{"zone": "a"}},
 		Status: corev1.NodeStatus{
@@ -91,7 +91,6 @@ func (h *harness) start() {
 	require.NoError(h.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	h.ws = ws
-	h.api.attach(ws)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = ws.Run(ctx) })
 	for _, p := range h.api.pods() {
@@ -99,20 +98,10 @@ func (h *harness) start() {
 	}
 	ws.Synced()
 	h.stop = func() {
-		h.api.attach(nil)
 		cancel()
 		wg.Wait()
 	}
 	synctest.Wait()
-}
-
-// meanwhile changes how the fakes behave while the agent runs.
-func (h *harness) meanwhile(f func()) {
-	for _, mu := range []*sync.Mutex{&h.rt.mu, &h.volumes.mu, &h.environ.mu, &h.prober.mu} {
-		mu.Lock()
-		defer mu.Unlock()
-	}
-	f()
 }
 
 // restart ends the agent and starts another.
@@ -231,10 +220,10 @@ func makePod(names ...string) *corev1.Pod {
 
 // fakeAPI is the API server, as far as pods go.
 type fakeAPI struct {
+	h      *harness
 	client *fake.Clientset
 
 	mu      sync.Mutex
-	agent   *Workers // nil while it is away
 	rv      int
 	stored  map[string]*corev1.Pod
 	fail    error // of writes of statuses
@@ -243,8 +232,8 @@ type fakeAPI struct {
 	news    []func(*Workers) // that the agent has not heard yet
 }
 
-func newFakeAPI() *fakeAPI {
-	a := &fakeAPI{client: fake.NewClientset(), stored: map[string]*corev1.Pod{}, rv: 100}
+func newFakeAPI(h *harness) *fakeAPI {
+	a := &fakeAPI{h: h, client: fake.NewClientset(), stored: map[string]*corev1.Pod{}, rv: 100}
 	a.client.PrependReactor("*", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		o, err := a.react(action)
 		return true, o, err
@@ -328,17 +317,10 @@ func (a *fakeAPI) tell(f func(*Workers)) {
 	}
 }
 
-// attach has an agent told of changes, or nobody.
-func (a *fakeAPI) attach(ws *Workers) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.agent = ws
-}
-
 func (a *fakeAPI) deliver() {
 	for {
 		a.mu.Lock()
-		f, ws := a.news[0], a.agent
+		f, ws := a.news[0], a.h.ws
 		a.mu.Unlock()
 		if ws != nil {
 			f(ws)

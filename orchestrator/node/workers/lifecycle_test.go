@@ -37,6 +37,7 @@ func TestPodRunsAndIsDeleted(t *testing.T) {
 		h.pass(10 * time.Minute)
 		require.Equal(t, writes, h.api.writes, "a status that does not change is not written")
 
+		h.rt.behave = nil
 		h.api.del("p", 30)
 		h.pass(time.Second)
 		h.expect("gone")

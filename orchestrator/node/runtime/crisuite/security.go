@@ -27,7 +27,6 @@ var securityCases = map[string]func(*testing.T, *suite){
 	"security-devices":      securityDevices,
 	"security-oom":          securityOOM,
 	"security-userns":       securityUserNS,
-	"security-userns-host":  securityUserNSHost,
 }
 
 // caps lists the names in a set of /proc/self/status.
@@ -277,29 +276,4 @@ func securityUserNS(t *testing.T, s *suite) {
 		t.Error("no owner")
 	}
 	equal(t, "the file's owner on the host", ownerOf(info), 0)
-}
-
-// securityUserNSHost: a user namespace and the host's network together.
-func securityUserNSHost(t *testing.T, s *suite) {
-	st, err := s.rt.Status(ctx(t), &runtimeapi.StatusRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !s.UserNS || !st.Features.GetUserNamespacesHostNetwork() {
-		return
-	}
-	ids := []*runtimeapi.IDMapping{{HostId: 300000, ContainerId: 0, Length: 65536}}
-	options := &runtimeapi.NamespaceOption{
-		Network: runtimeapi.NamespaceMode_NODE, Pid: runtimeapi.NamespaceMode_CONTAINER,
-		UsernsOptions: &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: ids, Gids: ids},
-	}
-	p := s.pod(t, func(c *runtimeapi.PodSandboxConfig) {
-		c.Hostname, c.Linux.SecurityContext.NamespaceOptions = "", options
-	})
-	f := s.facts(t, p, func(c *runtimeapi.ContainerConfig) { sc(c).NamespaceOptions = options })
-	own := facts.Gather()
-	equal(t, "network namespace", f.Namespaces["net"], own.Namespaces["net"])
-	if f.Namespaces["user"] == own.Namespaces["user"] {
-		t.Error("the user namespace is the host's")
-	}
 }

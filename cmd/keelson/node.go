@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/keelson-io/keelson/orchestrator/cluster"
+)
+
+// nodeFlags are the flags of whatever runs a node. They are read by the function that is returned.
+func nodeFlags(fs *pflag.FlagSet, n *cluster.Node, prefix string) (read func() error) {
+	fs.StringVar(&n.Name, prefix+"name", "", "Name of the node (default: that of the host).")
+	fs.StringVar(&n.RuntimeEndpoint, "container-runtime-endpoint", "", "CRI socket of a container runtime, as unix:///run/containerd/containerd.sock (default: the embedded runtime).")
+	fs.StringVar(&n.Address, prefix+"ip", "", "IP address of the node (default: those of the machine's interfaces).")
+	fs.IntVar(&n.Port, prefix+"port", 10250, "Port of the node's server.")
+	labels := fs.StringSlice(prefix+"labels", nil, "Labels of the node when it is new: key=value.")
+	taints := fs.StringSlice("register-with-taints", nil, "Taints of the node when it is new: key=value:effect.")
+	fs.StringVar(&n.ClusterDomain, "cluster-domain", "cluster.local", "Domain of the cluster's names.")
+	fs.StringVar(&n.ResolvConf, "resolv-conf", "/etc/resolv.conf", "Resolver of the node.")
+	fs.StringVar(&n.CgroupDriver, "cgroup-driver", "cgroupfs", "Who makes cgroups: cgroupfs or systemd.")
+	fs.StringVar(&n.CgroupRoot, "cgroup-root", "/", "Cgroup that pods are in.")
+	fs.StringVar(&n.LogDir, "pod-logs-dir", "/var/log/pods", "Directory of pods' logs.")
+	fs.StringVar(&n.ManifestDir, "pod-manifest-path", "", "Directory with manifests of static pods; empty: none.")
+	fs.Int64Var(&n.MaxPods, "max-pods", 110, "Number of pods that the node takes.")
+	fs.StringVar(&n.Backend, "pod-network", "routes", "How pods of other nodes are reached: routes, or vxlan.")
+	fs.StringSliceVar(&n.Handlers, "runtime-handlers", nil, "Names that RuntimeClasses may use for the embedded runtime, beside the default.")
+	return func() (err error) {
+		if n.Labels, err = parseLabels(*labels); err != nil {
+			return err
+		}
+		n.Taints, err = parseTaints(*taints)
+		return err
+	}
+}
+
+func parseLabels(texts []string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, text := range texts {
+		k, v, ok := strings.Cut(text, "=")
+		if !ok || k == "" {
+			return nil, fmt.Errorf("label %q is not key=value", text)
+		}
+		out[k] = v
+	}
+	return out, nil
+}
+
+func parseTaints(texts []string) (out []corev1.Taint, err error) {
+	for _, text := range texts {
+		kv, effect, ok := strings.Cut(text, ":")
+		k, v, _ := strings.Cut(kv, "=")
+		switch e := corev1.TaintEffect(effect); {
+		case !ok || k == "":
+			return nil, fmt.Errorf("taint %q is not key=value:effect", text)
+		case e != corev1.TaintEffectNoSchedule && e != corev1.TaintEffectPreferNoSchedule && e != corev1.TaintEffectNoExecute:
+			return nil, fmt.Errorf("taint %q has the effect %q: there are NoSchedule, PreferNoSchedule and NoExecute", text, effect)
+		default:
+			out = append(out, corev1.Taint{Key: k, Value: v, Effect: e})
+		}
+	}
+	return out, nil
+}
+
+func nodeCommand() *cobra.Command {
+	var n cluster.Node
+	var kubeconfig, server, token, caFile string
+	cmd := &cobra.Command{
+		Use: "node", Short: "Run the node of this machine", Args: cobra.NoArgs,
+		Long: "Make this machine a node: register it, and run the pods that are bound to it. Pods run on when this ends.",
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&kubeconfig, "bootstrap-kubeconfig", "", "How to ask for the node's certificate.")
+	fs.StringVar(&server, "server", "", "URL of the API server, with --token and --certificate-authority instead of --bootstrap-kubeconfig.")
+	fs.StringVar(&token, "token", "", "Bootstrap token: id.secret.")
+	fs.StringVar(&caFile, "certificate-authority", "", "File with the cluster's authority.")
+	fs.StringVar(&n.Dir, "data-dir", "/var/lib/keelson/node", "Directory of images, volumes and state.")
+	fs.StringVar(&n.ServiceRange, "service-cluster-ip-range", "10.96.0.0/16", "Addresses of services, as the API server has them.")
+	read := nodeFlags(fs, &n, "")
+	logs := logFlags(fs)
+	cmd.RunE = func(*cobra.Command, []string) error {
+		if err := read(); err != nil {
+			return err
+		}
+		config, err := bootstrapConfig(kubeconfig, server, token, caFile)
+		if err != nil {
+			return err
+		}
+		if err := mayRunNode(); err != nil {
+			return err
+		}
+		return runRole(logs, func(ctx context.Context, lg *zap.Logger) error {
+			n.Logger = lg
+			return cluster.RunNode(ctx, n, config)
+		})
+	}
+	return cmd
+}
+
+// bootstrapConfig is how the API server is reached by a node that has no certificate yet.
+func bootstrapConfig(kubeconfig, server, token, caFile string) (*rest.Config, error) {
+	switch {
+	case kubeconfig != "" && (server != "" || token != "" || caFile != ""):
+		return nil, errors.New("either --bootstrap-kubeconfig, or --server, --token and --certificate-authority")
+	case kubeconfig != "":
+		return clientcmd.BuildConfigFromFlags("", kubeconfig)
+	case server == "" || token == "" || caFile == "":
+		return nil, errors.New("--bootstrap-kubeconfig, or --server, --token and --certificate-authority, have to say how to join the cluster")
+	}
+	return &rest.Config{Host: server, BearerToken: token, TLSClientConfig: rest.TLSClientConfig{CAFile: caFile}}, nil
+}
+
+// mayRunNode says why this process cannot run a node.
+func mayRunNode() error {
+	if os.Getuid() != 0 {
+		return errors.New("a node makes containers and networks, and needs root")
+	}
+	return nil
+}

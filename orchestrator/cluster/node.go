@@ -1,0 +1,63 @@
+package cluster
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Node says how the node of this machine is run.
+type Node struct {
+	// Name is the node's; "": that of the host.
+	Name string
+	// Dir holds images, volumes and state; "": /var/lib/keelson/node.
+	Dir string
+	// RuntimeEndpoint is the CRI socket of another runtime, as unix:///run/containerd/containerd.sock; "": the embedded one.
+	RuntimeEndpoint string
+	// Labels and Taints are those of a new node: key=value, and key=value:effect.
+	Labels map[string]string
+	Taints []corev1.Taint
+	// Address is the node's IP address; "": those of the machine's interfaces. Port is that of its server; 0: 10250.
+	Address string
+	Port    int
+	// ServiceRange is the range of services' addresses, from which that of the DNS server is taken.
+	ServiceRange  string
+	ClusterDomain string // "": cluster.local
+	ResolvConf    string // "": /etc/resolv.conf
+	// CgroupDriver is cgroupfs or systemd; CgroupRoot is the cgroup under which pods are.
+	CgroupDriver, CgroupRoot string
+	// LogDir is that of pods' logs; "": /var/log/pods.
+	LogDir string
+	// ManifestDir holds static pods; "": none.
+	ManifestDir string
+	MaxPods     int64
+	// Backend is how pods of other nodes are reached: routes or vxlan.
+	Backend string
+	// Handlers are names of RuntimeClass handlers that the embedded runtime knows.
+	Handlers []string
+	Registry *prometheus.Registry
+	Logger   *zap.Logger
+}
+
+// defaults fills in what is not set.
+func (n *Node) defaults() error {
+	if n.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("cluster: the node needs a name: %w", err)
+		}
+		n.Name = strings.ToLower(host)
+	}
+	n.Dir = cmp.Or(n.Dir, "/var/lib/keelson/node")
+	n.ClusterDomain, n.ResolvConf = cmp.Or(n.ClusterDomain, "cluster.local"), cmp.Or(n.ResolvConf, "/etc/resolv.conf")
+	n.ServiceRange = cmp.Or(n.ServiceRange, defaultServiceRange)
+	var err error
+	n.Dir, err = filepath.Abs(n.Dir)
+	return err
+}

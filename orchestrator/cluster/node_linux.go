@@ -1,0 +1,258 @@
+//go:build linux
+
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+
+	miekg "github.com/miekg/dns"
+	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/orchestrator/network/dns"
+	"github.com/keelson-io/keelson/orchestrator/network/local"
+	"github.com/keelson-io/keelson/orchestrator/network/podnet"
+	"github.com/keelson-io/keelson/orchestrator/node"
+	"github.com/keelson-io/keelson/orchestrator/node/cgroup"
+	"github.com/keelson-io/keelson/orchestrator/node/images"
+	"github.com/keelson-io/keelson/orchestrator/node/registration"
+	"github.com/keelson-io/keelson/orchestrator/node/runtime"
+	"github.com/keelson-io/keelson/orchestrator/node/shim"
+	"github.com/keelson-io/keelson/orchestrator/node/shim/program"
+	"github.com/keelson-io/keelson/orchestrator/node/workers"
+)
+
+// stateDir is where the embedded runtime keeps what does not outlive a reboot: a short path, since sockets lie in it.
+func (n *Node) stateDir() string {
+	sum := sha256.Sum256([]byte(n.Dir))
+	return filepath.Join("/run/keelson", hex.EncodeToString(sum[:4]))
+}
+
+// dnsOffset is which address of the services' range is the DNS server's.
+const dnsOffset = 10
+
+// dnsServers are the addresses of the DNS server, one for each range of services.
+func dnsServers(ranges string) (out []netip.Addr, err error) {
+	for text := range strings.SplitSeq(ranges, ",") {
+		p, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil {
+			return nil, fmt.Errorf("cluster: range of services %q: %w", text, err)
+		}
+		a := p.Masked().Addr()
+		for range dnsOffset {
+			a = a.Next()
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
+// nodeParts are the parts of a running node.
+type nodeParts struct {
+	Node
+	credentials *registration.Credentials
+	client      kubernetes.Interface
+	shared      informers.SharedInformerFactory
+	network     *podnet.Network
+	runtime     *runtime.Runtime // nil: another one is used
+	images      *images.Store
+	mine        informers.SharedInformerFactory // of the pods of the node
+	dns         []netip.Addr
+}
+
+// RunNode runs the node of this machine until the context ends; pods run on. bootstrap reaches the API server as somebody who
+// may ask for the certificates of nodes.
+func RunNode(ctx context.Context, n Node, bootstrap *rest.Config) (err error) {
+	if err := n.defaults(); err != nil {
+		return err
+	}
+	if n.RuntimeEndpoint == "" {
+		if err := shim.Available(); err != nil {
+			return fmt.Errorf("cluster: no container runtime: %w; name another one with --container-runtime-endpoint", err)
+		}
+	}
+	p := &nodeParts{Node: n}
+	if p.dns, err = dnsServers(n.ServiceRange); err != nil {
+		return err
+	}
+	p.credentials, err = registration.Join(ctx, registration.JoinConfig{Dir: filepath.Join(n.Dir, "pki"), Name: n.Name, Bootstrap: bootstrap, Logger: n.Logger.Named("certificates")})
+	if err != nil {
+		return ended(ctx, err)
+	}
+	defer p.credentials.Close()
+	c, err := newClients(p.credentials.Config(), "keelson-node")
+	if err != nil {
+		return err
+	}
+	p.client, p.shared = c.client, c.shared
+	defer p.shared.Shutdown()
+	inner, cancel := context.WithCancel(ctx)
+	defer cancel() // before the informers are waited for
+	authorities, err := poolOf(bootstrap)
+	if err != nil {
+		return err
+	}
+	return ended(ctx, p.run(inner, authorities))
+}
+
+// poolOf are the authorities of the cluster.
+func poolOf(c *rest.Config) (*x509.CertPool, error) {
+	if err := rest.LoadTLSFiles(c); err != nil {
+		return nil, fmt.Errorf("cluster: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(c.CAData) {
+		return nil, errors.New("cluster: the kubeconfig has no authority of the cluster")
+	}
+	return pool, nil
+}
+
+// run makes the parts and runs them.
+func (p *nodeParts) run(ctx context.Context, authorities *x509.CertPool) (err error) {
+	p.network, err = podnet.New(podnet.Config{
+		Nodes: p.shared.Core().V1().Nodes(), Node: p.Name, Dir: filepath.Join(p.Dir, "network"), Backend: podnet.Backend(cmp.Or(p.Backend, string(podnet.Routes))),
+		Clock: clock.Real, Logger: p.Logger.Named("network"),
+	})
+	if err != nil {
+		return err
+	}
+	defer p.network.Close()
+	endpoint := p.RuntimeEndpoint
+	if endpoint == "" {
+		if endpoint, err = p.openRuntime(); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, p.runtime.Close(), p.images.Close()) }()
+	}
+	agent, err := p.agent(endpoint, authorities)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, agent.Close()) }()
+	names, err := p.names()
+	if err != nil {
+		return err
+	}
+	p.shared.StartWithContext(ctx)
+	defer p.mine.Shutdown()
+	p.mine.StartWithContext(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return ended(ctx, p.network.Run(ctx)) })
+	g.Go(func() error { return local.Keep(ctx, p.dns, p.Logger.Named("network")) })
+	g.Go(func() error { return ended(ctx, names.Run(ctx)) })
+	if p.runtime != nil {
+		g.Go(func() error { return ended(ctx, p.runtime.Serve(ctx)) })
+	}
+	g.Go(func() error { return ended(ctx, agent.Run(ctx)) })
+	return g.Wait()
+}
+
+// names makes the DNS server of the node.
+func (p *nodeParts) names() (*dns.Server, error) {
+	p.mine = informers.NewSharedInformerFactoryWithOptions(p.client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+		o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", p.Name).String()
+	}))
+	resolver, err := resolverOf(p.ResolvConf)
+	if err != nil {
+		return nil, err
+	}
+	cfg := dns.Config{
+		Services: p.shared.Core().V1().Services().Informer(), Slices: p.shared.Discovery().V1().EndpointSlices().Informer(), Pods: p.mine.Core().V1().Pods().Informer(),
+		Domain: p.ClusterDomain, Upstreams: resolver.servers, Search: resolver.search, Registerer: p.Registry, Clock: clock.Real, Logger: p.Logger.Named("dns"),
+	}
+	for _, a := range p.dns {
+		cfg.Listen = append(cfg.Listen, netip.AddrPortFrom(a, dnsPort))
+	}
+	for text := range strings.SplitSeq(p.ServiceRange, ",") {
+		if r, err := netip.ParsePrefix(text); err == nil {
+			cfg.Reversed = append(cfg.Reversed, r)
+		}
+	}
+	return dns.New(cfg)
+}
+
+const dnsPort = 53
+
+// resolver is who resolves names that are not the cluster's.
+type resolver struct {
+	servers []netip.AddrPort
+	search  []string
+}
+
+// resolverOf reads a resolv.conf.
+func resolverOf(file string) (r resolver, err error) {
+	c, err := miekg.ClientConfigFromFile(file)
+	if err != nil {
+		return r, fmt.Errorf("cluster: the node's resolver: %w", err)
+	}
+	for _, s := range c.Servers {
+		if a, err := netip.ParseAddr(s); err == nil {
+			r.servers = append(r.servers, netip.AddrPortFrom(a, dnsPort))
+		}
+	}
+	return resolver{r.servers, c.Search}, nil
+}
+
+// openRuntime opens the embedded runtime and returns its socket.
+func (p *nodeParts) openRuntime() (endpoint string, err error) {
+	if p.images, err = images.Open(filepath.Join(p.Dir, "images"), images.Config{Logger: p.Logger.Named("images")}); err != nil {
+		return "", err
+	}
+	command, err := program.Install(filepath.Join(p.Dir, "bin"))
+	if err != nil {
+		return "", errors.Join(err, p.images.Close())
+	}
+	state := p.stateDir()
+	socket := filepath.Join(state, "cri.sock")
+	p.runtime, err = runtime.Open(runtime.Config{
+		Root: filepath.Join(p.Dir, "runtime"), State: state, Socket: socket, Images: runtime.FromStore(p.images), ImageService: images.NewService(p.images), Network: p.network,
+		CgroupDriver: p.CgroupDriver, CgroupParent: filepath.Join("/", p.CgroupRoot, "keelson"), ShimCommand: command, Handlers: p.Handlers, Logger: p.Logger.Named("runtime"),
+	})
+	if err != nil {
+		return "", errors.Join(err, p.images.Close())
+	}
+	return "unix://" + socket, nil
+}
+
+// agent makes the node's agent.
+func (p *nodeParts) agent(endpoint string, authorities *x509.CertPool) (*node.Agent, error) {
+	port := cmp.Or(p.Port, 10250)
+	cfg := node.Config{
+		Name: p.Name, Credentials: p.credentials, Authorities: authorities, RuntimeEndpoint: endpoint, Dir: p.Dir, Logs: p.LogDir,
+		Spec: registration.Spec{Labels: p.Labels, Taints: p.Taints}, Address: fmt.Sprintf("%s:%d", bracketed(p.Address), port),
+		DNS:     node.DNS{Servers: p.dns, Domain: p.ClusterDomain, ResolvConf: p.ResolvConf},
+		Cgroups: cgroup.Config{Driver: cgroup.Driver(p.CgroupDriver), Root: p.CgroupRoot}, MaxPods: p.MaxPods,
+		Pods:    workers.Options{ClusterDomain: p.ClusterDomain, StaticDir: p.ManifestDir, SeccompDir: filepath.Join(p.Dir, "seccomp")},
+		Version: nodeVersion, Registry: p.Registry, Logger: p.Logger,
+	}
+	if p.Address != "" {
+		a, err := netip.ParseAddr(p.Address)
+		if err != nil {
+			return nil, fmt.Errorf("cluster: the node's address: %w", err)
+		}
+		cfg.Addresses = func() []netip.Addr { return []netip.Addr{a} }
+	}
+	return node.New(cfg)
+}
+
+// bracketed writes an address as it stands before a port.
+func bracketed(address string) string {
+	if strings.Contains(address, ":") {
+		return "[" + address + "]"
+	}
+	return address
+}
