@@ -14,6 +14,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -236,4 +237,29 @@ func (k *keyed) lock(key string) (unlock func()) {
 			delete(k.locks, key)
 		}
 	}
+}
+
+// Check says whether a sandbox is attached, and its link as it was made.
+func (n *Network) Check(id string) error {
+	defer n.busy.lock(id)()
+	n.mu.Lock()
+	r := n.store.records[id]
+	n.mu.Unlock()
+	if r == nil {
+		return fmt.Errorf("podnet: sandbox %s is not attached", id)
+	}
+	ns, err := openNS(r.NetNS)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ns.Close() }()
+	pod, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("podnet: sandbox %s: %w", id, err)
+	}
+	defer pod.Close()
+	if !n.plugged(r, pod) {
+		return fmt.Errorf("podnet: the link of sandbox %s is not as it was made", id)
+	}
+	return nil
 }
