@@ -19,8 +19,6 @@ const (
 	searches
 	// chases is for a name of ours that stands for another one.
 	chases
-	// drops is for what gets no answer.
-	drops
 )
 
 // quick answers what can be answered at once, in out. salt turns the order of addresses.

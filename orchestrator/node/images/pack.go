@@ -138,7 +138,7 @@ func (p *packer) tree(root string) error {
 
 func (p *packer) entry(name, rel string, info fs.FileInfo) error {
 	if strings.HasPrefix(path.Base(rel), ".wh.") {
-		return fmt.Errorf("%s is %w: names in an image must not begin with .wh.", name, ErrInvalid)
+		return fmt.Errorf("%s is %w: names in an image must not begin with %q", name, ErrInvalid, ".wh.")
 	}
 	if info.Mode()&fs.ModeSocket != 0 {
 		return nil // means nothing without its process

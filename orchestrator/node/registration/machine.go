@@ -73,8 +73,8 @@ func (m machine) hugePages() corev1.ResourceList {
 	sizes, _ := fs.ReadDir(m.root, dir) // without it there are none
 	out := corev1.ResourceList{}
 	for _, s := range sizes {
-		text, ok := strings.CutPrefix(s.Name(), "hugepages-")
-		if text, ok = strings.CutSuffix(text, "kB"); !ok {
+		text, ok := strings.CutSuffix(strings.TrimPrefix(s.Name(), "hugepages-"), "kB")
+		if !ok {
 			continue
 		}
 		kb, err := strconv.ParseInt(text, 10, 64)

@@ -30,8 +30,6 @@ type failure struct {
 	err  error
 	// again: the same request may succeed in a moment.
 	again bool
-	// after is how long the registry asks to wait for that.
-	after time.Duration
 }
 
 func (f *failure) Error() string { return f.text }
