@@ -1,6 +1,7 @@
 package logs
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io/fs"
@@ -43,13 +44,25 @@ func (r *reader) follow(ctx context.Context, w *watcher) error {
 // step reads what there is, and goes on to the next file if there is one. It is true if it did.
 func (r *reader) step(ctx context.Context, ended bool) (moved bool, err error) {
 	next := r.replaced(ended)
-	if err := r.drain(false); err != nil || !next { // after the look: what was written to the old file before is in it
+	var behind []rotated
+	if next == unused {
+		if behind, err = history(r.path); err != nil {
+			return false, err
+		}
+	}
+	if err := r.drain(false); err != nil { // after the look: what was written to the old file before is in it
 		return false, err
 	}
-	if err := r.rest(); err != nil {
-		return false, err
+	switch {
+	case next == used:
+		if err := r.rest(); err != nil {
+			return false, err
+		}
+		return r.advance(ctx)
+	case next == unused:
+		return r.overtaken(ctx, behind)
 	}
-	return r.advance(ctx)
+	return false, nil
 }
 
 // rest prints a last line that has no end.
@@ -62,20 +75,58 @@ func (r *reader) rest() error {
 	return r.printer.line(line)
 }
 
-// replaced says whether there is a new file that is written to. One that is empty is not: its writer may not use it yet.
-func (r *reader) replaced(ended bool) bool {
+// successor says what is where the file was that is being read.
+type successor int
+
+const (
+	none   successor = iota // the same file, or nothing
+	unused                  // a new one that is empty: its writer may still use the one before
+	used                    // a new one that is written to
+)
+
+// replaced says whether there is a new file.
+func (r *reader) replaced(ended bool) successor {
 	info, err := os.Stat(r.path)
 	if err != nil {
-		return false
+		return none
 	}
 	if r.file == nil {
-		return true
+		return used
 	}
 	mine, err := r.file.Stat()
-	return err == nil && !os.SameFile(info, mine) && (ended || info.Size() > 0)
+	switch {
+	case err != nil || os.SameFile(info, mine):
+		return none
+	case ended || info.Size() > 0:
+		return used
+	}
+	return unused
 }
 
-// advance goes on to the file after the one that has been read.
+// overtaken goes on to the newest of the rotated files, if that is not the one that is being read: the log was rotated more than
+// once since.
+func (r *reader) overtaken(ctx context.Context, all []rotated) (bool, error) {
+	n := len(all) - 1
+	if n < 0 || all[n].is(r.file) {
+		return false, nil
+	}
+	f, err := os.Open(all[n].path)
+	if errors.Is(err, fs.ErrNotExist) { // it was rotated again
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if err := r.rest(); err != nil {
+		return false, errors.Join(err, f.Close())
+	}
+	between := after(all[:n], r.file, r.known)
+	r.close()
+	r.file, r.buffer, r.known = f, bufio.NewReader(f), all[n].stamp
+	return true, r.whole(ctx, between, 0)
+}
+
+// advance goes on to the file that is written to.
 func (r *reader) advance(ctx context.Context) (bool, error) {
 	old, known := r.file, r.known
 	r.file = nil // open must not close it yet
@@ -89,16 +140,21 @@ func (r *reader) advance(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	for len(older) > 0 && older[0].stamp <= known {
-		older = older[1:]
+	return true, r.whole(ctx, after(older, old, known), 0)
+}
+
+// after are the rotated files that are newer than a file which is open, or nil, and than what was known when it was opened.
+func after(all []rotated, open *os.File, known string) []rotated {
+	for len(all) > 0 && all[0].stamp <= known {
+		all = all[1:]
 	}
-	if old != nil {
-		for i := range older {
-			if older[i].is(old) {
-				older = older[i+1:]
-				break
-			}
+	if open == nil {
+		return all
+	}
+	for i := range all {
+		if all[i].is(open) {
+			return all[i+1:]
 		}
 	}
-	return true, r.whole(ctx, older, 0)
+	return all
 }

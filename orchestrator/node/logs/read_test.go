@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -153,6 +154,37 @@ func TestFollowPieces(t *testing.T) {
 	running.Store(false)
 	require.NoError(t, <-done)
 	require.Equal(t, "first\nin two pieces\nthe end\n", out.String())
+}
+
+// A log that is rotated twice before anybody looks, and whose newest file is still empty, has no line held back.
+func TestFollowOvertaken(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "0.log")
+	require.NoError(t, os.WriteFile(path, []byte(entry(0, "stdout", "F", "one")), 0o600))
+	ctx, cancel := context.WithCancel(t.Context())
+	var out output
+	done := make(chan error, 1)
+	go func() {
+		done <- Read(ctx, path, Options{Follow: true, Running: func(context.Context) bool { return true }}, &out)
+	}()
+	is := func(text string) {
+		t.Helper()
+		require.Eventually(t, func() bool { return out.String() == text }, 10*time.Second, time.Millisecond)
+	}
+	is("one\n")
+	require.NoError(t, os.Rename(path, path+".20260101-000000"))
+	require.NoError(t, os.WriteFile(path+".20260101-000001", []byte(entry(1, "stdout", "F", "two")), 0o600))
+	require.NoError(t, os.WriteFile(path+".20260101-000002", []byte(entry(2, "stdout", "F", "three")), 0o600))
+	require.NoError(t, os.WriteFile(path, nil, 0o600))
+	is("one\ntwo\nthree\n")
+	f, err := os.OpenFile(path+".20260101-000002", os.O_APPEND|os.O_WRONLY, 0) // its writer has not been told yet
+	require.NoError(t, err)
+	_, err = f.WriteString(entry(3, "stdout", "F", "four"))
+	require.NoError(t, errors.Join(err, f.Close()))
+	is("one\ntwo\nthree\nfour\n")
+	require.NoError(t, os.WriteFile(path, []byte(entry(4, "stdout", "F", "five")), 0o600))
+	is("one\ntwo\nthree\nfour\nfive\n")
+	cancel()
+	require.NoError(t, <-done)
 }
 
 // A context that ends is no error.
