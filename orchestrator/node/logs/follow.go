@@ -43,26 +43,23 @@ func (r *reader) follow(ctx context.Context, w *watcher) error {
 
 // step reads what there is, and goes on to the next file if there is one. It is true if it did.
 func (r *reader) step(ctx context.Context, ended bool) (moved bool, err error) {
-	next := r.replaced(ended)
-	var behind []rotated
-	if next == unused {
-		if behind, err = history(r.path); err != nil {
-			return false, err
-		}
-	}
-	if err := r.drain(false); err != nil { // after the look: what was written to the old file before is in it
+	next, err := r.next(ended)
+	if err != nil {
 		return false, err
 	}
-	switch {
-	case next == used:
-		if err := r.rest(); err != nil {
-			return false, err
-		}
-		return r.advance(ctx)
-	case next == unused:
-		return r.overtaken(ctx, behind)
+	if err := r.drain(false); err != nil || next == nil { // after the look: what was written to the old file before is in it
+		return false, errors.Join(err, next.close())
 	}
-	return false, nil
+	if err := r.rest(); err != nil {
+		return false, errors.Join(err, next.close())
+	}
+	r.close()
+	r.file, r.known = next.file, next.known
+	if r.file == nil { // it is compressed, and nobody writes to it
+		return true, r.whole(ctx, next.whole, 0)
+	}
+	r.buffer = bufio.NewReader(r.file)
+	return true, nil
 }
 
 // rest prints a last line that has no end.
@@ -75,86 +72,98 @@ func (r *reader) rest() error {
 	return r.printer.line(line)
 }
 
-// successor says what is where the file was that is being read.
-type successor int
+// successor is the file after the one that is being read: an open one, or one to be read as a whole.
+type successor struct {
+	file  *os.File
+	whole []rotated
+	known string // what the reader then knows
+}
 
-const (
-	none   successor = iota // the same file, or nothing
-	unused                  // a new one that is empty: its writer may still use the one before
-	used                    // a new one that is written to
-)
-
-// replaced says whether there is a new file.
-func (r *reader) replaced(ended bool) successor {
-	info, err := os.Stat(r.path)
-	if err != nil {
-		return none
+func (s *successor) close() error {
+	if s == nil || s.file == nil {
+		return nil
 	}
+	return s.file.Close()
+}
+
+// next finds the file after the one that is being read; nil: there is none that is written to. One that is empty is not: the
+// writer may still use the one before. A file is left only for the very next one, so that nothing is missed however often the
+// log is rotated meanwhile.
+func (r *reader) next(ended bool) (*successor, error) {
+	for range looks {
+		info, err := os.Stat(r.path)
+		if err == nil && r.is(info) {
+			return nil, nil
+		}
+		newer, err := r.newer()
+		if err != nil {
+			return nil, err
+		}
+		if len(newer) > 0 {
+			return r.nextRotated(newer, ended)
+		}
+		f, err := os.Open(r.path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		// It is the next one only if there is still none between.
+		if newer, err = r.newer(); err != nil || len(newer) > 0 && !newer[0].is(f) {
+			if err = errors.Join(err, f.Close()); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		return inUse(f, ended, r.known)
+	}
+	return nil, nil // it changes too fast: later
+}
+
+// is says whether a file is the one that is being read.
+func (r *reader) is(info fs.FileInfo) bool {
 	if r.file == nil {
-		return used
+		return false
 	}
 	mine, err := r.file.Stat()
-	switch {
-	case err != nil || os.SameFile(info, mine):
-		return none
-	case ended || info.Size() > 0:
-		return used
-	}
-	return unused
+	return err == nil && os.SameFile(info, mine)
 }
 
-// overtaken goes on to the newest of the rotated files, if that is not the one that is being read: the log was rotated more than
-// once since.
-func (r *reader) overtaken(ctx context.Context, all []rotated) (bool, error) {
-	n := len(all) - 1
-	if n < 0 || all[n].is(r.file) {
-		return false, nil
-	}
-	f, err := os.Open(all[n].path)
-	if errors.Is(err, fs.ErrNotExist) { // it was rotated again
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	if err := r.rest(); err != nil {
-		return false, errors.Join(err, f.Close())
-	}
-	between := after(all[:n], r.file, r.known)
-	r.close()
-	r.file, r.buffer, r.known = f, bufio.NewReader(f), all[n].stamp
-	return true, r.whole(ctx, between, 0)
-}
-
-// advance goes on to the file that is written to.
-func (r *reader) advance(ctx context.Context) (bool, error) {
-	old, known := r.file, r.known
-	r.file = nil // open must not close it yet
-	older, err := r.open()
-	if old != nil {
-		defer func() { _ = old.Close() }() // it was only read
-	}
+// nextRotated is the first of the rotated files that are newer than the one that is being read.
+func (r *reader) nextRotated(newer []rotated, ended bool) (*successor, error) {
+	f, err := os.Open(newer[0].path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return &successor{whole: newer[:1], known: newer[0].stamp}, nil
 	}
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	return true, r.whole(ctx, after(older, old, known), 0)
+	return inUse(f, ended || len(newer) > 1, newer[0].stamp)
 }
 
-// after are the rotated files that are newer than a file which is open, or nil, and than what was known when it was opened.
-func after(all []rotated, open *os.File, known string) []rotated {
-	for len(all) > 0 && all[0].stamp <= known {
+// inUse is a file as a successor, if it is written to.
+func inUse(f *os.File, ended bool, known string) (*successor, error) {
+	info, err := f.Stat()
+	if err == nil && (ended || info.Size() > 0) {
+		return &successor{file: f, known: known}, nil
+	}
+	return nil, errors.Join(err, f.Close())
+}
+
+// newer are the rotated files that are newer than the one that is being read.
+func (r *reader) newer() ([]rotated, error) {
+	all, err := history(r.path)
+	if err != nil {
+		return nil, err
+	}
+	for len(all) > 0 && all[0].stamp <= r.known {
 		all = all[1:]
 	}
-	if open == nil {
-		return all
-	}
 	for i := range all {
-		if all[i].is(open) {
-			return all[i+1:]
+		if r.file != nil && all[i].is(r.file) {
+			return all[i+1:], nil
 		}
 	}
-	return all
+	return all, nil
 }

@@ -112,8 +112,23 @@ func (r *reader) open() (older []rotated, err error) {
 	}
 	if n := len(older) - 1; n >= 0 {
 		r.known = older[n].stamp
+		if r.options.Follow && r.unused() { // the newest of the others is still written to
+			if f, err := os.Open(older[n].path); err == nil {
+				r.close()
+				r.file, r.buffer, older = f, bufio.NewReader(f), older[:n]
+			}
+		}
 	}
 	return older, nil
+}
+
+// unused says whether nothing was written yet to the file that is written to.
+func (r *reader) unused() bool {
+	if r.file == nil {
+		return true
+	}
+	info, err := r.file.Stat()
+	return err == nil && info.Size() == 0
 }
 
 // begin reads the older files as far as they are asked for, and goes to where reading the newest begins.
