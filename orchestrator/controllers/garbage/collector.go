@@ -130,6 +130,9 @@ func (c *Collector) client(o *object) (metadata.ResourceInterface, error) {
 // errNoNamespace: an object without a namespace names an owner that is in one.
 var errNoNamespace = errors.New("an owner in a namespace is named by an object outside of namespaces")
 
+// errUnseen: an owner exists that the inventory has not shown. It is looked at again, ever later.
+var errUnseen = errors.New("an owner exists that was not seen yet")
+
 // get reads an object; nil: it does not exist, or is another one of its name.
 func (c *Collector) get(ctx context.Context, o *object) (*metav1.PartialObjectMetadata, error) {
 	r, err := c.client(o)
@@ -161,8 +164,8 @@ func (c *Collector) delete(ctx context.Context, uid types.UID) error {
 		c.queue(c.graph.went(uid))
 		return nil
 	}
-	if v.virtual { // it exists; its own watch will tell more
-		return nil
+	if v.virtual { // it exists, and its own watch may tell more; or it goes before that begins, and nobody would notice
+		return errUnseen
 	}
 	if v.foreground {
 		return c.finishForeground(ctx, v, m)

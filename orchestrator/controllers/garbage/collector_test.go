@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -255,6 +256,21 @@ func TestAbsentOwner(t *testing.T) {
 }
 
 // TestCircle deletes things that own each other.
+// TestUnseenOwner has an owner of a resource that is not watched yet, which exists when it is looked up and is gone soon after.
+func TestUnseenOwner(t *testing.T) {
+	s := start(t)
+	var looks atomic.Int64
+	s.client.PrependReactor("get", "things", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		if a.(clienttesting.GetAction).GetName() != "unseen" || looks.Add(1) > 4 {
+			return false, nil, nil
+		}
+		return true, thing("unseen"), nil
+	})
+	require.NoError(t, s.client.Tracker().Create(thingGVR, thing("dependent", "unseen"), "ns"))
+	s.remain()
+	require.Greater(t, looks.Load(), int64(4))
+}
+
 func TestCircle(t *testing.T) {
 	for _, policy := range []metav1.DeletionPropagation{metav1.DeletePropagationBackground, metav1.DeletePropagationForeground} {
 		s := start(t, thing("a", "c!"), thing("b", "a!"), thing("c", "b!"), thing("z"))
