@@ -143,12 +143,13 @@ func Own(path string) (cgroups.Manager, error) {
 	return manager.New(&cgroups.Cgroup{Path: path, Resources: &cgroups.Resources{}})
 }
 
+// removeCgroup removes a shim's cgroup with what is in it: a shim that was killed as it forked has children that no ledger names.
 func removeCgroup(ctx context.Context, path string) error {
 	m, err := Own(path)
 	if err != nil {
 		return err
 	}
-	return destroy(ctx, m)
+	return errors.Join(KillAll(ctx, m), destroy(ctx, m))
 }
 
 // SocketPath makes the path of the socket in a folder fit into a socket's address, which holds 107 bytes: a long one is

@@ -5,6 +5,7 @@ package ledger
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keelson-io/keelson/internal/testkit"
 	"github.com/keelson-io/keelson/orchestrator/node/shim/wire"
 )
 
@@ -75,6 +77,40 @@ func TestProcess(t *testing.T) {
 	}
 	if (Process{}).Alive() {
 		t.Error("no process lives")
+	}
+}
+
+// TestCleanUnnamed: a shim that is killed as it forks leaves children in its cgroup that its ledger does not name.
+func TestCleanUnnamed(t *testing.T) {
+	testkit.Root(t)
+	dir, path := t.TempDir(), fmt.Sprintf("/ledgertest%d", os.Getpid())
+	m, err := Own(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command("sleep", "1000")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- child.Wait() }()
+	t.Cleanup(func() {
+		_ = child.Process.Kill()
+		<-ended
+		_ = m.Destroy()
+	})
+	if err := m.Apply(child.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	l := &Ledger{Cgroup: path}
+	if err := l.Write(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := Clean(dir); err != nil {
+		t.Fatal(err)
+	}
+	if m.Exists() {
+		t.Error("the cgroup is left")
 	}
 }
 
