@@ -28,13 +28,16 @@ func TestDiscovery(t *testing.T) {
 	table := cells(k.ok("api-resources -o wide"))
 	require.Equal(t, []string{"NAME", "SHORTNAMES", "APIVERSION", "NAMESPACED", "KIND", "VERBS", "CATEGORIES"}, table[0])
 	for _, r := range table[1:] {
-		rows[r[0]] = r[1:]
+		if rows[r[0]] == nil { // the core's nodes and pods stand before those of metrics.k8s.io
+			rows[r[0]] = r[1:]
+		}
 	}
 	const verbs = "create,delete,deletecollection,get,list,patch,update,watch"
 	require.Equal(t, []string{"deploy", "apps/v1", "true", "Deployment", verbs, "all"}, rows["deployments"])
 	require.Equal(t, []string{"no", "v1", "false", "Node", verbs}, rows["nodes"])
 	require.Equal(t, []string{"crd,crds", "apiextensions.k8s.io/v1", "false", "CustomResourceDefinition", verbs, "api-extensions"}, rows["customresourcedefinitions"])
 	require.Equal(t, []string{"authorization.k8s.io/v1", "false", "SubjectAccessReview", "create"}, rows["subjectaccessreviews"])
+	k.says("nodes.metrics.k8s.io\npods.metrics.k8s.io", "api-resources --api-group=metrics.k8s.io -o name")
 	k.says("clusterrolebindings.rbac.authorization.k8s.io\nclusterroles.rbac.authorization.k8s.io", "api-resources --namespaced=false --api-group=rbac.authorization.k8s.io -o name")
 	require.NotContains(t, k.ok("api-resources --verbs=list -o name"), "subjectaccessreviews")
 }
