@@ -3,6 +3,7 @@ package informers
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -64,7 +65,7 @@ func follow(t *testing.T, kubeconfig string, restart func(inOrder bool)) {
 		relists, broken := lists.of(resource)
 		t.Logf("%s: %d writes acknowledged, %d unclear, %d events, %d relists, %d watches broken as they began", resource.Resource,
 			w.acknowledged(resource), w.unclear(resource), h.len(), relists, broken)
-		require.LessOrEqual(t, relists, broken, "a client that lists anew was not asked to")
+		require.LessOrEqual(t, relists, broken, "a client that lists anew was not asked to; it was refused %q", lists.said())
 		h.check(t, w.of(resource), relists > 0)
 	}
 }
@@ -147,6 +148,8 @@ type counter struct {
 	mu     sync.Mutex
 	lists  map[string]int // by the last element of the path
 	broken map[string]int
+	// refused are the answers that said no, with what was asked.
+	refused []string
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)
@@ -159,10 +162,12 @@ func (c *counter) count(next http.RoundTripper) http.RoundTripper {
 		resource, q := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:], r.URL.Query()
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		switch {
-		case q.Get("watch") == "" || q.Get("sendInitialEvents") == "true":
+		switch anew := q.Get("watch") == "" || q.Get("sendInitialEvents") == "true"; {
+		case err == nil && a.StatusCode != http.StatusOK:
+			c.refused = append(c.refused, a.Status+" "+r.URL.RequestURI())
+		case anew && err == nil:
 			c.lists[resource]++
-		case err != nil && !utilnet.IsConnectionRefused(err):
+		case !anew && err != nil && !utilnet.IsConnectionRefused(err):
 			c.broken[resource]++
 		}
 		return a, err
@@ -174,6 +179,13 @@ func (c *counter) of(resource schema.GroupVersionResource) (relists, broken int)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.lists[resource.Resource] - 1, c.broken[resource.Resource]
+}
+
+// said returns the answers that said no.
+func (c *counter) said() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.refused)
 }
 
 // lost says that a write failed without an answer to it: it may have happened.
