@@ -121,7 +121,7 @@ func (k *kubeFlags) api(ctx context.Context, out io.Writer, o kube.APIOptions) e
 		return err
 	}
 	var results []*kube.Result
-	p, err := k.with(ctx, out, nil, func(t *kube.Target) error {
+	p, err := k.with(ctx, out, []string{"--hollow-nodes=1"}, func(t *kube.Target) error {
 		if !k.json {
 			kube.Head(out)
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -95,7 +94,7 @@ func nodeCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := mayRunNode(); err != nil {
+		if err := cluster.CheckNode(&n); err != nil {
 			return err
 		}
 		return runRole(logs, func(ctx context.Context, lg *zap.Logger) error {
@@ -117,12 +116,4 @@ func bootstrapConfig(kubeconfig, server, token, caFile string) (*rest.Config, er
 		return nil, errors.New("--bootstrap-kubeconfig, or --server, --token and --certificate-authority, have to say how to join the cluster")
 	}
 	return &rest.Config{Host: server, BearerToken: token, TLSClientConfig: rest.TLSClientConfig{CAFile: caFile}}, nil
-}
-
-// mayRunNode says why this process cannot run a node.
-func mayRunNode() error {
-	if os.Getuid() != 0 {
-		return errors.New("a node makes containers and networks, and needs root")
-	}
-	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -74,16 +75,28 @@ type nodeParts struct {
 	dns         []netip.Addr
 }
 
+// CheckNode says why this process cannot run the node of its machine; nil if it can.
+func CheckNode(n *Node) error {
+	if os.Getuid() != 0 {
+		return errors.New("cluster: a node makes containers and networks, and needs root")
+	}
+	if n.RuntimeEndpoint != "" {
+		return nil
+	}
+	if err := shim.Available(); err != nil {
+		return fmt.Errorf("cluster: no container runtime: %w; name another one with --container-runtime-endpoint", err)
+	}
+	return nil
+}
+
 // RunNode runs the node of this machine until the context ends; pods run on. bootstrap reaches the API server as somebody who
 // may ask for the certificates of nodes.
 func RunNode(ctx context.Context, n Node, bootstrap *rest.Config) (err error) {
 	if err := n.defaults(); err != nil {
 		return err
 	}
-	if n.RuntimeEndpoint == "" {
-		if err := shim.Available(); err != nil {
-			return fmt.Errorf("cluster: no container runtime: %w; name another one with --container-runtime-endpoint", err)
-		}
+	if err := CheckNode(&n); err != nil {
+		return err
 	}
 	p := &nodeParts{Node: n}
 	if p.dns, err = dnsServers(n.ServiceRange); err != nil {
