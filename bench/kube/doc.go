@@ -2,7 +2,8 @@
 // kubeconfig. It works on any Kubernetes.
 //
 // [API] runs phases: objects are created, read, updated, patched and listed in turns of one verb, then many watches follow many
-// updates. [Schedule] creates pods as fast as the server takes them, and follows their bindings.
+// updates. [Schedule] creates pods as fast as the server takes them, and follows their bindings. [Lives] starts and ends pods, and
+// waits until they are ready and gone.
 //
 // Bodies are encoded before a phase begins, and answers are read but not decoded, so that the measuring program takes as
 // little as possible of the processors that it shares with the server.

@@ -66,6 +66,24 @@ func TestPages(t *testing.T) {
 	}
 }
 
+// TestLives starts and ends pods on a hollow node.
+func TestLives(t *testing.T) {
+	c := clustertest.Start(t, clustertest.HollowNodes(1))
+	target, err := Connect(c.Kubeconfig, Protobuf, 1)
+	require.NoError(t, err)
+	var names []string
+	o := LivesOptions{Image: "web:1", Pods: 6, AtOnce: 3, Patience: time.Minute}
+	require.NoError(t, Lives(t.Context(), target, o, func(r *Result) {
+		names = append(names, r.Workload)
+		require.Zero(t, r.Errors, r.LastError)
+		require.EqualValues(t, 6, r.Ops)
+	}))
+	require.Equal(t, []string{"start-1", "end-1", "start-3", "end-3"}, names)
+	o.Image, o.Patience = "web:1", time.Nanosecond
+	require.Error(t, Lives(t.Context(), target, o, func(*Result) {}), "a pod that is never ready in time")
+	require.Error(t, (&LivesOptions{Pods: 1, AtOnce: 1, Patience: 1}).Check())
+}
+
 func TestSchedule(t *testing.T) {
 	c := clustertest.Start(t, clustertest.HollowNodes(6), func(o *cluster.Options) { o.HollowZones, o.HollowUnstarted = 3, true })
 	target, err := Connect(c.Kubeconfig, JSON, 2)

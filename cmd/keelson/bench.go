@@ -57,7 +57,7 @@ Keys are written below the prefix bench/, and left there. The workloads, or "all
 		},
 	}
 	f.register(cmd)
-	cmd.AddCommand(f.compareCommand(), f.apiCommand(), f.scheduleCommand())
+	cmd.AddCommand(f.compareCommand(), f.apiCommand(), f.scheduleCommand(), f.podsCommand())
 	return cmd
 }
 

@@ -103,7 +103,10 @@ Objects are made in the namespace keelson-bench, which must not be there, and is
 			defer stop()
 			f.prepare()
 			o.Clients, o.Duration, o.Progress = f.options.Clients, f.options.Duration, f.options.Progress
-			return k.api(ctx, cmd.OutOrStdout(), o)
+			if err := o.Check(); err != nil {
+				return err
+			}
+			return k.phases(ctx, cmd.OutOrStdout(), []string{"--hollow-nodes=1"}, func(t *kube.Target, report func(*kube.Result)) error { return kube.API(ctx, t, o, report) })
 		},
 	}
 	k.register(cmd.Flags())
@@ -116,16 +119,14 @@ Objects are made in the namespace keelson-bench, which must not be there, and is
 	return cmd
 }
 
-func (k *kubeFlags) api(ctx context.Context, out io.Writer, o kube.APIOptions) error {
-	if err := o.Check(); err != nil {
-		return err
-	}
+// phases runs a measurement of several phases, and writes the result of each.
+func (k *kubeFlags) phases(ctx context.Context, out io.Writer, args []string, measure func(*kube.Target, func(*kube.Result)) error) error {
 	var results []*kube.Result
-	p, err := k.with(ctx, out, []string{"--hollow-nodes=1"}, func(t *kube.Target) error {
+	p, err := k.with(ctx, out, args, func(t *kube.Target) error {
 		if !k.json {
 			kube.Head(out)
 		}
-		return kube.API(ctx, t, o, func(r *kube.Result) {
+		return measure(t, func(r *kube.Result) {
 			results = append(results, r)
 			if !k.json {
 				r.Line(out)
@@ -136,6 +137,39 @@ func (k *kubeFlags) api(ctx context.Context, out io.Writer, o kube.APIOptions) e
 		*platform
 		Phases []*kube.Result `json:"phases"`
 	}{p, results}))
+}
+
+func (f *benchFlags) podsCommand() *cobra.Command {
+	k := &kubeFlags{benchFlags: f}
+	o := kube.LivesOptions{}
+	cmd := &cobra.Command{
+		Use:   "pods",
+		Short: "Measure how pods start and end on nodes",
+		Long: `Measure how long pods take until a client sees them ready after it created them, and gone after it deleted them: first one
+after the other, then many at once. The nodes must have the image. Pods are made in the namespace keelson-bench, which must not be
+there, and is removed. The cluster is the one of --kubeconfig.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			f.prepare()
+			o.Progress = f.options.Progress
+			if err := o.Check(); err != nil {
+				return err
+			}
+			if k.kubeconfig == "" {
+				return errors.New("--kubeconfig has to name a cluster whose nodes have the image")
+			}
+			return k.phases(ctx, cmd.OutOrStdout(), nil, func(t *kube.Target, report func(*kube.Result)) error { return kube.Lives(ctx, t, o, report) })
+		},
+	}
+	k.register(cmd.Flags())
+	cmd.Flags().StringVar(&o.Image, "image", "", "image of the pods")
+	cmd.Flags().StringSliceVar(&o.Command, "command", nil, "command in the image (default: the image's)")
+	cmd.Flags().IntVar(&o.Pods, "pods", 30, "pods of each phase")
+	cmd.Flags().IntVar(&o.AtOnce, "at-once", 30, "pods that are started at once")
+	cmd.Flags().DurationVar(&o.Patience, "patience", time.Minute, "how long one pod may take")
+	return cmd
 }
 
 func (f *benchFlags) scheduleCommand() *cobra.Command {
