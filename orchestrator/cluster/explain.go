@@ -51,7 +51,7 @@ func ExplainPod(ctx context.Context, rc *rest.Config, conf *config.Configuration
 
 // surroundings are the objects besides nodes and pods that placements depend on.
 func surroundings(ctx context.Context, c kubernetes.Interface) ([]runtime.Object, error) {
-	core, apps, all := c.CoreV1(), c.AppsV1(), metav1.ListOptions{}
+	core, apps, storage, all := c.CoreV1(), c.AppsV1(), c.StorageV1(), metav1.ListOptions{}
 	lists := []func() (runtime.Object, error){
 		func() (runtime.Object, error) { return core.Namespaces().List(ctx, all) },
 		func() (runtime.Object, error) { return core.Services(corev1.NamespaceAll).List(ctx, all) },
@@ -63,6 +63,17 @@ func surroundings(ctx context.Context, c kubernetes.Interface) ([]runtime.Object
 		func() (runtime.Object, error) {
 			return c.PolicyV1().PodDisruptionBudgets(corev1.NamespaceAll).List(ctx, all)
 		},
+		func() (runtime.Object, error) {
+			return core.PersistentVolumeClaims(corev1.NamespaceAll).List(ctx, all)
+		},
+		func() (runtime.Object, error) { return core.PersistentVolumes().List(ctx, all) },
+		func() (runtime.Object, error) { return storage.StorageClasses().List(ctx, all) },
+		func() (runtime.Object, error) { return storage.CSINodes().List(ctx, all) },
+		func() (runtime.Object, error) { return storage.CSIDrivers().List(ctx, all) },
+		func() (runtime.Object, error) {
+			return storage.CSIStorageCapacities(corev1.NamespaceAll).List(ctx, all)
+		},
+		func() (runtime.Object, error) { return storage.VolumeAttachments().List(ctx, all) },
 	}
 	var out []runtime.Object
 	for _, list := range lists {

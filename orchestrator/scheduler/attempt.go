@@ -59,40 +59,64 @@ func (s *Scheduler) attempt(ctx context.Context, pod *framework.QueuedPod) {
 		s.unplace(ctx, t, st)
 		return
 	}
+	var wanted context.Context // until the pod is gone
+	wanted, m.binding[pod.UID()] = context.WithCancel(ctx)
 	if len(waits) > 0 {
 		s.waiting.add(assumed, waits)
-		s.wg.Go(func() { s.waitAndBind(ctx, t) })
+		s.wg.Go(func() { s.waitAndBind(ctx, wanted, t) })
 		return
 	}
 	m.queue.Placed(pod.UID())
-	s.wg.Go(func() { s.bind(ctx, t) })
+	s.wg.Go(func() { s.bind(ctx, wanted, t) })
 }
 
 // waitAndBind waits until all Permit plugins agree.
-func (s *Scheduler) waitAndBind(ctx context.Context, t *try) {
+func (s *Scheduler) waitAndBind(ctx, wanted context.Context, t *try) {
 	began := s.clock.Now()
 	st := s.waiting.wait(ctx, t.pod.UID())
 	s.metrics.permitWait.WithLabelValues(st.Code().String()).Observe(s.clock.Now().Sub(began).Seconds())
 	if !st.IsSuccess() {
-		t.placement.Unreserve(ctx)
-		s.mail.post(func() { s.unplace(ctx, t, st) })
+		s.giveUp(ctx, t, st)
 		return
 	}
 	s.mail.post(func() { s.model.queue.Placed(t.pod.UID()) })
-	s.bind(ctx, t)
+	s.bind(ctx, wanted, t)
 }
 
-// bind writes the binding.
-func (s *Scheduler) bind(ctx context.Context, t *try) {
+// giveUp takes a placement back after all.
+func (s *Scheduler) giveUp(ctx context.Context, t *try, st *framework.Status) {
+	s.mail.post(func() {
+		s.settled(t)
+		held := s.model.cluster.storage.Held()
+		t.placement.Unreserve(ctx)
+		s.unplace(ctx, t, st)
+		if s.model.cluster.storage.Held() < held { // others may have the volumes
+			s.move(ctx, framework.Event{Resource: framework.PersistentVolume, Action: framework.Update}, framework.Change{}, nil)
+		}
+	})
+}
+
+// settled ends what was kept while a pod was being bound.
+func (s *Scheduler) settled(t *try) {
+	if cancel := s.model.binding[t.pod.UID()]; cancel != nil {
+		cancel()
+		delete(s.model.binding, t.pod.UID())
+	}
+}
+
+// bind prepares the node and writes the binding.
+func (s *Scheduler) bind(ctx, wanted context.Context, t *try) {
 	s.statuses.settle(t.pod.UID())
 	s.metrics.goroutines.WithLabelValues("binding").Inc()
 	defer s.metrics.goroutines.WithLabelValues("binding").Dec()
-	s.writes <- struct{}{}
-	st := t.placement.Bind(ctx)
-	<-s.writes
+	st := t.placement.Prepare(wanted)
+	if st.IsSuccess() {
+		s.writes <- struct{}{}
+		st = t.placement.Bind(wanted)
+		<-s.writes
+	}
 	if !st.IsSuccess() {
-		t.placement.Unreserve(ctx)
-		s.mail.post(func() { s.unplace(ctx, t, st) })
+		s.giveUp(ctx, t, st)
 		return
 	}
 	pod := t.placement.Pod
@@ -100,7 +124,10 @@ func (s *Scheduler) bind(ctx context.Context, t *try) {
 	s.event(pod, nil, v1.EventTypeNormal, "Scheduled", "Binding", fmt.Sprintf("Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, t.placement.Node))
 	s.metrics.scheduled(t, s.clock.Now())
 	t.placement.Bound(ctx)
-	s.mail.post(func() { s.model.queue.Done(t.pod.UID()) })
+	s.mail.post(func() {
+		s.settled(t)
+		s.model.queue.Done(t.pod.UID())
+	})
 }
 
 // unplace takes an assumption back.

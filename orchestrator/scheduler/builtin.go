@@ -18,7 +18,7 @@ import (
 // Builtin makes the built-in plugins for a configuration. They bind through the client, which may be nil if nothing is bound.
 func Builtin(client kubernetes.Interface, c *config.Configuration) core.Factory {
 	table := plugins.Table()
-	deps := plugins.Deps{Binder: apiBinder{client}, IgnoredResources: ignoredResources(c), Offset: rand.IntN}
+	deps := plugins.Deps{Binder: apiBinder{client}, Volumes: apiVolumes{client}, IgnoredResources: ignoredResources(c), Offset: rand.IntN}
 	return func(profile *config.Profile, name string) (framework.Plugin, error) {
 		make, known := table[name]
 		if !known {

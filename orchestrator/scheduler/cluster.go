@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/keelson-io/keelson/orchestrator/scheduler/framework"
+	"github.com/keelson-io/keelson/orchestrator/scheduler/storage"
 )
 
 // owner names an object that selects pods.
@@ -22,7 +23,8 @@ type cluster struct {
 	owners     map[owner]labels.Selector
 	budgets    map[string]*policyv1.PodDisruptionBudget
 	// list is made of budgets when it is asked for.
-	list []*policyv1.PodDisruptionBudget
+	list    []*policyv1.PodDisruptionBudget
+	storage *storage.Table
 }
 
 var _ framework.Cluster = (*cluster)(nil)
@@ -30,7 +32,7 @@ var _ framework.Cluster = (*cluster)(nil)
 func newCluster() *cluster {
 	return &cluster{
 		namespaces: map[string]labels.Set{}, services: map[string]map[string]labels.Set{}, owners: map[owner]labels.Selector{},
-		budgets: map[string]*policyv1.PodDisruptionBudget{},
+		budgets: map[string]*policyv1.PodDisruptionBudget{}, storage: storage.New(),
 	}
 }
 
@@ -66,6 +68,8 @@ func (c *cluster) Budgets() []*policyv1.PodDisruptionBudget {
 	return c.list
 }
 
+func (c *cluster) Storage() *storage.Table { return c.storage }
+
 // set takes an object that came or changed.
 func (c *cluster) set(obj any) {
 	switch o := obj.(type) {
@@ -87,7 +91,9 @@ func (c *cluster) set(obj any) {
 	default:
 		if key, selector, ok := ownerOf(obj); ok {
 			c.owners[key] = selector
+			return
 		}
+		c.storage.Set(obj)
 	}
 }
 
@@ -106,7 +112,9 @@ func (c *cluster) remove(obj any) {
 	default:
 		if key, _, ok := ownerOf(obj); ok {
 			delete(c.owners, key)
+			return
 		}
+		c.storage.Remove(obj)
 	}
 }
 

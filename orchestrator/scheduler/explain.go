@@ -25,7 +25,7 @@ type Situation struct {
 	Pod   *v1.Pod
 	Nodes []*v1.Node
 	Pods  []*v1.Pod
-	// Others are namespaces, services, replication controllers, replica sets, stateful sets and disruption budgets.
+	// Others are namespaces, services, replication controllers, replica sets, stateful sets, disruption budgets and all kinds of storage.
 	Others []runtime.Object
 	// Configuration is that of config.Default if nil.
 	Configuration *config.Configuration

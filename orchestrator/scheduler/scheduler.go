@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -50,6 +51,8 @@ type model struct {
 	snapshot *framework.Snapshot
 	core     *core.Core
 	cluster  *cluster
+	// binding ends the binding of a pod that is under way.
+	binding map[types.UID]context.CancelFunc
 }
 
 // Scheduler places pods on nodes.
@@ -97,7 +100,7 @@ func New(c Config) (*Scheduler, error) {
 	s.statuses = newStatusWriter(s)
 	cl := newCluster()
 	s.model = model{
-		queue: newQueue(c.Configuration, profiles, s.metrics), cache: cache.New(), snapshot: framework.NewSnapshot(cl), cluster: cl,
+		queue: newQueue(c.Configuration, profiles, s.metrics), cache: cache.New(), snapshot: framework.NewSnapshot(cl), cluster: cl, binding: map[types.UID]context.CancelFunc{},
 		core: core.New(core.Options{Random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())), Clock: c.Clock, Observe: s.metrics.extensionPoint}),
 	}
 	return s, nil

@@ -16,7 +16,7 @@ import (
 
 // watch starts the informers and waits until all that they list has come by mail.
 func (s *Scheduler) watch(ctx context.Context) (stop func(), err error) {
-	core, apps := s.informers.Core().V1(), s.informers.Apps().V1()
+	core, apps, storage := s.informers.Core().V1(), s.informers.Apps().V1(), s.informers.Storage().V1()
 	sources := []struct {
 		informer toolscache.SharedIndexInformer
 		changed  func(ctx context.Context, old, now any)
@@ -27,6 +27,13 @@ func (s *Scheduler) watch(ctx context.Context) (stop func(), err error) {
 		{core.ReplicationControllers().Informer(), s.clusterChanged},
 		{apps.ReplicaSets().Informer(), s.clusterChanged},
 		{apps.StatefulSets().Informer(), s.clusterChanged},
+		{core.PersistentVolumeClaims().Informer(), s.storageChanged(framework.PersistentVolumeClaim)},
+		{core.PersistentVolumes().Informer(), s.storageChanged(framework.PersistentVolume)},
+		{storage.StorageClasses().Informer(), s.storageChanged(framework.StorageClass)},
+		{storage.CSINodes().Informer(), s.storageChanged(framework.CSINode)},
+		{storage.CSIDrivers().Informer(), s.storageChanged(framework.CSIDriver)},
+		{storage.CSIStorageCapacities().Informer(), s.storageChanged(framework.CSIStorageCapacity)},
+		{storage.VolumeAttachments().Informer(), s.storageChanged(framework.VolumeAttachment)},
 		{core.Pods().Informer(), s.podChanged},
 	}
 	if served, err := s.servesBudgets(); err != nil {
@@ -102,6 +109,24 @@ func (s *Scheduler) clusterChanged(ctx context.Context, old, now any) {
 			action = framework.Update
 		}
 		s.move(ctx, framework.Event{Resource: framework.OtherObject, Action: action}, framework.Change{Old: old, New: now}, nil)
+	}
+}
+
+// storageChanged takes an object of storage that came, changed or went.
+func (s *Scheduler) storageChanged(r framework.Resource) func(ctx context.Context, old, now any) {
+	return func(ctx context.Context, old, now any) {
+		event := framework.Event{Resource: r, Action: framework.Update}
+		switch {
+		case now == nil:
+			event.Action = framework.Delete
+			s.model.cluster.remove(old)
+		case old == nil:
+			event.Action = framework.Add
+			s.model.cluster.set(now)
+		default:
+			s.model.cluster.set(now)
+		}
+		s.move(ctx, event, framework.Change{Old: old, New: now}, nil)
 	}
 }
 
@@ -220,6 +245,9 @@ func (s *Scheduler) assumedGone(ctx context.Context, uid types.UID) {
 	info, _ := s.model.cache.Pod(uid)
 	if !s.waiting.reject(uid, framework.NewStatus(framework.Unschedulable, "pod was deleted")) {
 		s.model.cache.Forget(uid)
+	}
+	if cancel := s.model.binding[uid]; cancel != nil {
+		cancel()
 	}
 	s.move(ctx, roomMade(), framework.Change{Old: info.Pod}, nil)
 }

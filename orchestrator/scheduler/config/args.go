@@ -52,6 +52,13 @@ type PodTopologySpreadArgs struct {
 	DefaultingType     string                        `json:"defaultingType,omitempty"`
 }
 
+// VolumeBindingArgs bound how long a pod waits for its volumes.
+type VolumeBindingArgs struct {
+	metav1.TypeMeta `json:",inline"`
+	// BindTimeoutSeconds is 600 by default; 0 does not wait at all.
+	BindTimeoutSeconds *int64 `json:"bindTimeoutSeconds,omitempty"`
+}
+
 // The values of ScoringStrategy.Type.
 const (
 	LeastAllocated           = "LeastAllocated"
@@ -98,6 +105,8 @@ func newArgs(plugin string) any {
 		return &NodeResourcesBalancedAllocationArgs{}
 	case PodTopologySpread:
 		return &PodTopologySpreadArgs{}
+	case VolumeBinding:
+		return &VolumeBindingArgs{}
 	}
 	return nil
 }
@@ -115,6 +124,8 @@ func typeOf(args any) metav1.TypeMeta {
 	case *NodeResourcesBalancedAllocationArgs:
 		return a.TypeMeta
 	case *PodTopologySpreadArgs:
+		return a.TypeMeta
+	case *VolumeBindingArgs:
 		return a.TypeMeta
 	}
 	return metav1.TypeMeta{}

@@ -18,6 +18,10 @@ const (
 	NodeAffinity                    = "NodeAffinity"
 	NodePorts                       = "NodePorts"
 	NodeResourcesFit                = "NodeResourcesFit"
+	VolumeRestrictions              = "VolumeRestrictions"
+	NodeVolumeLimits                = "NodeVolumeLimits"
+	VolumeBinding                   = "VolumeBinding"
+	VolumeZone                      = "VolumeZone"
 	PodTopologySpread               = "PodTopologySpread"
 	InterPodAffinity                = "InterPodAffinity"
 	DefaultPreemption               = "DefaultPreemption"
@@ -37,6 +41,10 @@ func DefaultPlugins() []Plugin {
 		{Name: NodeAffinity, Weight: ptr.To[int32](2)},
 		{Name: NodePorts},
 		{Name: NodeResourcesFit, Weight: ptr.To[int32](1)},
+		{Name: VolumeRestrictions},
+		{Name: NodeVolumeLimits},
+		{Name: VolumeBinding},
+		{Name: VolumeZone},
 		{Name: PodTopologySpread, Weight: ptr.To[int32](2)},
 		{Name: InterPodAffinity, Weight: ptr.To[int32](2)},
 		{Name: DefaultPreemption},
@@ -194,6 +202,8 @@ func setArgDefaults(args any) {
 		a.ScoringStrategy.Resources = defaultResources(a.ScoringStrategy.Resources)
 	case *NodeResourcesBalancedAllocationArgs:
 		a.Resources = defaultResources(a.Resources)
+	case *VolumeBindingArgs:
+		setDefault(&a.BindTimeoutSeconds, 600)
 	case *PodTopologySpreadArgs:
 		a.DefaultingType = orString(a.DefaultingType, SystemDefaulting)
 	}

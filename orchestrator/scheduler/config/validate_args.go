@@ -27,6 +27,10 @@ func validateArgs(path *field.Path, args any) field.ErrorList {
 		return a.validate(path)
 	case *PodTopologySpreadArgs:
 		return a.validate(path)
+	case *VolumeBindingArgs:
+		if d := *a.BindTimeoutSeconds; d < 0 {
+			return field.ErrorList{field.Invalid(path.Child("bindTimeoutSeconds"), d, "invalid BindTimeoutSeconds, should not be a negative value")}
+		}
 	}
 	return nil
 }

@@ -67,8 +67,8 @@ func (p *Placement) Permit(ctx context.Context) (waits map[string]time.Duration,
 	return waits, nil
 }
 
-// Bind prepares the node and binds the pod: by the first extender that binds, or by the first plugin that does.
-func (p *Placement) Bind(ctx context.Context) *framework.Status {
+// Prepare prepares the node for the pod. It takes as long as plugins wait for something.
+func (p *Placement) Prepare(ctx context.Context) *framework.Status {
 	for _, pl := range p.Profile.preBind {
 		if st := pl.PreBind(ctx, p.State, p.Pod, p.Node); !st.IsSuccess() && !st.IsSkip() {
 			if st.IsRejected() {
@@ -77,6 +77,11 @@ func (p *Placement) Bind(ctx context.Context) *framework.Status {
 			return framework.AsStatus(fmt.Errorf("running PreBind plugin %q: %w", pl.Name(), st.Err()))
 		}
 	}
+	return nil
+}
+
+// Bind binds the pod: by the first extender that binds, or by the first plugin that does.
+func (p *Placement) Bind(ctx context.Context) *framework.Status {
 	for _, e := range p.Profile.extenders {
 		if !e.Verbs().Bind || !e.Interested(p.Pod) {
 			continue

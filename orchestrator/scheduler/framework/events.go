@@ -35,6 +35,13 @@ const (
 	UnscheduledPod
 	TargetPod
 	Node
+	PersistentVolumeClaim
+	PersistentVolume
+	StorageClass
+	CSINode
+	CSIDriver
+	CSIStorageCapacity
+	VolumeAttachment
 	OtherObject
 )
 
@@ -57,7 +64,10 @@ func (e Event) String() string {
 	if e.Label != "" {
 		return e.Label
 	}
-	resource := [...]string{"*", "AssignedPod", "UnscheduledPod", "TargetPod", "Node", "Other"}[e.Resource]
+	resource := [...]string{
+		"*", "AssignedPod", "UnscheduledPod", "TargetPod", "Node", "PersistentVolumeClaim", "PersistentVolume",
+		"StorageClass", "CSINode", "CSIDriver", "CSIStorageCapacity", "VolumeAttachment", "Other",
+	}[e.Resource]
 	switch e.Action {
 	case All:
 		return resource + "All"

@@ -5,6 +5,8 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/keelson-io/keelson/orchestrator/scheduler/storage"
 )
 
 // Cluster is what plugins want to know besides nodes and pods. It must not change during an attempt.
@@ -16,6 +18,8 @@ type Cluster interface {
 	OwnerSelector(pod *v1.Pod) labels.Selector
 	// Budgets returns all disruption budgets.
 	Budgets() []*policyv1.PodDisruptionBudget
+	// Storage is what is known of claims and volumes. It is never nil.
+	Storage() *storage.Table
 }
 
 // Snapshot is the state of the cluster that one attempt sees.
@@ -105,7 +109,7 @@ func (s *Snapshot) Arrange(names []string, fresh func(name string) *NodeInfo) {
 // Tidy bounds what the index remembers; to be called between attempts.
 func (s *Snapshot) Tidy() { s.index.forget() }
 
-// NoCluster is a Cluster without namespaces, owners and budgets.
+// NoCluster is a Cluster without namespaces, owners, budgets and storage.
 type NoCluster struct{}
 
 // NamespaceLabels returns nil.
@@ -116,3 +120,6 @@ func (NoCluster) OwnerSelector(*v1.Pod) labels.Selector { return labels.NewSelec
 
 // Budgets returns nil.
 func (NoCluster) Budgets() []*policyv1.PodDisruptionBudget { return nil }
+
+// Storage returns an empty table.
+func (NoCluster) Storage() *storage.Table { return storage.New() }

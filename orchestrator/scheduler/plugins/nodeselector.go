@@ -101,13 +101,24 @@ type requiredNodes struct {
 func newRequiredNodes(pod *v1.Pod) *requiredNodes {
 	r := &requiredNodes{labels: pod.Spec.NodeSelector}
 	if a := requiredNodeAffinity(pod); a != nil {
-		r.hasTerms = true
-		for i := range a.NodeSelectorTerms {
-			if t, ok := newNodeTerm(&a.NodeSelectorTerms[i], 0); ok {
-				r.terms = append(r.terms, t)
-			}
+		r.require(a)
+	}
+	return r
+}
+
+func (r *requiredNodes) require(a *v1.NodeSelector) {
+	r.hasTerms = true
+	for i := range a.NodeSelectorTerms {
+		if t, ok := newNodeTerm(&a.NodeSelectorTerms[i], 0); ok {
+			r.terms = append(r.terms, t)
 		}
 	}
+}
+
+// requiredBy are the nodes that a selector selects.
+func requiredBy(a *v1.NodeSelector) *requiredNodes {
+	r := &requiredNodes{}
+	r.require(a)
 	return r
 }
 

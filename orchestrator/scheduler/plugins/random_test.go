@@ -11,6 +11,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/keelson-io/keelson/orchestrator/scheduler/framework"
+	"github.com/keelson-io/keelson/orchestrator/scheduler/storage"
 )
 
 // testCluster has namespaces with labels, one selector for the owners of all pods, and budgets.
@@ -18,6 +19,7 @@ type testCluster struct {
 	namespaces map[string]labels.Set
 	owner      labels.Selector
 	budgets    []*policyv1.PodDisruptionBudget
+	storage    *storage.Table
 }
 
 func (c *testCluster) NamespaceLabels(ns string) labels.Set { return c.namespaces[ns] }
@@ -30,6 +32,13 @@ func (c *testCluster) OwnerSelector(*v1.Pod) labels.Selector {
 }
 
 func (c *testCluster) Budgets() []*policyv1.PodDisruptionBudget { return c.budgets }
+
+func (c *testCluster) Storage() *storage.Table {
+	if c.storage == nil {
+		c.storage = storage.New()
+	}
+	return c.storage
+}
 
 const (
 	zoneKey = v1.LabelTopologyZone

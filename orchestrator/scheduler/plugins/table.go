@@ -18,6 +18,8 @@ type Binder interface {
 // Deps is what plugins may need besides their arguments.
 type Deps struct {
 	Binder Binder
+	// Volumes may be nil if nothing is bound.
+	Volumes Volumes
 	// IgnoredResources are extended resources that an extender accounts for.
 	IgnoredResources []string
 	// Offset is where preemption starts to look for candidates; nil means at the first node.
@@ -55,6 +57,12 @@ func Table() map[string]Factory {
 		}),
 		config.DefaultPreemption: with(func(a *config.DefaultPreemptionArgs, d Deps) (framework.Plugin, error) {
 			return newDefaultPreemption(a, d.Offset), nil
+		}),
+		config.VolumeRestrictions: plain(newVolumeRestrictions),
+		config.NodeVolumeLimits:   plain(newNodeVolumeLimits),
+		config.VolumeZone:         plain(newVolumeZone),
+		config.VolumeBinding: with(func(a *config.VolumeBindingArgs, d Deps) (framework.Plugin, error) {
+			return newVolumeBinding(a, d.Volumes), nil
 		}),
 		config.DefaultBinder: func(_ any, d Deps) (framework.Plugin, error) { return newDefaultBinder(d.Binder), nil },
 	}
