@@ -3,6 +3,7 @@ package controllers
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -171,6 +172,9 @@ func (v *volumeController) provision(ctx context.Context, c *corev1.PersistentVo
 	p, err := v.hostPath(c, class)
 	if err != nil {
 		v.events.Eventf(c, corev1.EventTypeWarning, "ProvisioningFailed", "Failed to provision volume with StorageClass %q: %v", class.Name, err)
+		if errors.Is(err, errNotThere) && volumehelpers.IsDelayBindingProvisioning(c) {
+			return v.reschedule(ctx, c)
+		}
 		return v.claimStatus(ctx, c, corev1.ClaimPending, nil)
 	}
 	switch _, err := v.client.CoreV1().PersistentVolumes().Create(ctx, p, metav1.CreateOptions{}); {
@@ -181,6 +185,17 @@ func (v *volumeController) provision(ctx context.Context, c *corev1.PersistentVo
 	}
 	v.events.Eventf(c, corev1.EventTypeNormal, "ProvisioningSucceeded", "Successfully provisioned volume %s", p.Name)
 	return nil
+}
+
+// errNotThere says that a volume cannot be made on the node that was selected.
+var errNotThere = errors.New("not on this node")
+
+// reschedule tells the scheduler that it has to select another node for a claim.
+func (v *volumeController) reschedule(ctx context.Context, c *corev1.PersistentVolumeClaim) error {
+	n := c.DeepCopy()
+	delete(n.Annotations, volumehelpers.AnnSelectedNode)
+	_, err := v.client.CoreV1().PersistentVolumeClaims(c.Namespace).Update(ctx, n, metav1.UpdateOptions{})
+	return ignoreGone(err)
 }
 
 // hostPathDir is where volumes are on their nodes, unless the parameter "path" of their class says otherwise.
@@ -203,7 +218,7 @@ func (v *volumeController) hostPath(c *corev1.PersistentVolumeClaim, class *stor
 	}
 	host := node.Labels[corev1.LabelHostname]
 	if host == "" {
-		return nil, fmt.Errorf("node %q has no label %s", node.Name, corev1.LabelHostname)
+		return nil, fmt.Errorf("%w: node %q has no label %s", errNotThere, node.Name, corev1.LabelHostname)
 	}
 	name, dir := "pvc-"+string(c.UID), cmp.Or(class.Parameters["path"], hostPathDir)
 	if !path.IsAbs(dir) {
@@ -233,7 +248,7 @@ func (v *volumeController) nodeFor(c *corev1.PersistentVolumeClaim) (*corev1.Nod
 	if name := c.Annotations[volumehelpers.AnnSelectedNode]; name != "" {
 		o, exists, err := v.nodes.GetByKey(name)
 		if err != nil || !exists {
-			return nil, fmt.Errorf("node %q not found", name)
+			return nil, fmt.Errorf("%w: node %q not found", errNotThere, name)
 		}
 		return o.(*corev1.Node), nil
 	}

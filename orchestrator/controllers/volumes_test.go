@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	volumehelpers "k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
 )
@@ -175,6 +176,27 @@ func TestVolumesAreMade(t *testing.T) {
 	})
 	require.NoError(t, w.client.CoreV1().PersistentVolumeClaims("ns").Delete(w.ctx, "c", metav1.DeleteOptions{}))
 	w.volumeIs("pvc-claim-1", "")
+}
+
+// TestVolumesCannotBeMadeThere gives the choice of a node back that is gone, or that volumes cannot be told to be on.
+func TestVolumesCannotBeMadeThere(t *testing.T) {
+	on := func(node string) func(c *corev1.PersistentVolumeClaim) {
+		return func(c *corev1.PersistentVolumeClaim) {
+			c.Spec.StorageClassName, c.Annotations = ptr.To("standard"), map[string]string{volumehelpers.AnnSelectedNode: node}
+			c.UID = types.UID("on-" + node)
+		}
+	}
+	w := startVolumes(t, machine("a", map[string]string{corev1.LabelHostname: "a"}), machine("nameless", nil),
+		storageClass("standard", storagev1.VolumeBindingWaitForFirstConsumer, HostPathProvisioner),
+		claim("gone", "1Gi", on("gone")), claim("nameless", "1Gi", on("nameless")))
+	for _, name := range []string{"gone", "nameless"} {
+		eventually(t, func() error {
+			if c := w.claim(name); volumehelpers.IsDelayBindingProvisioning(c) || c.Status.Phase == corev1.ClaimBound {
+				return fmt.Errorf("%v %v", c.Annotations, c.Status)
+			}
+			return nil
+		})
+	}
 }
 
 func TestVolumesOfOthers(t *testing.T) {

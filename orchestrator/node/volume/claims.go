@@ -255,10 +255,8 @@ func (v *Volumes) claim(ctx context.Context, pod *corev1.Pod, vol *corev1.Volume
 	if err := checkMode(pod, vol.Name, block); err != nil {
 		return nil, err
 	}
-	if node := v.cfg.Node(); node != nil {
-		if err := storagehelpers.CheckNodeAffinity(pv, node.Labels); err != nil {
-			return nil, fmt.Errorf("storage node affinity check failed for volume %q : %w", pv.Name, err)
-		}
+	if err := checkNode(pv, v.cfg.Node()); err != nil {
+		return nil, err
 	}
 	m, err := v.persistent(ctx, pod, vol.Name, pvc, pv, block)
 	if err != nil {
@@ -273,6 +271,20 @@ func (v *Volumes) claim(ctx context.Context, pod *corev1.Pod, vol *corev1.Volume
 		return nil, err
 	}
 	return m, v.done(pod.UID, vol.Name)
+}
+
+// checkNode refuses a volume that is another node's: it would be made anew here, empty.
+func checkNode(pv *corev1.PersistentVolume, node *corev1.Node) error {
+	switch {
+	case pv.Spec.NodeAffinity == nil:
+		return nil
+	case node == nil:
+		return fmt.Errorf("storage node affinity check failed for volume %q : the labels of this node are not known yet", pv.Name)
+	}
+	if err := storagehelpers.CheckNodeAffinity(pv, node.Labels); err != nil {
+		return fmt.Errorf("storage node affinity check failed for volume %q : %w", pv.Name, err)
+	}
+	return nil
 }
 
 // bound reads a claim and the volume that it is bound to.

@@ -289,6 +289,7 @@ func TestClaims(t *testing.T) {
 		}, err: "PVC is not bound"},
 		"foreign": {src: local, set: func(_ *corev1.PersistentVolumeClaim, pv *corev1.PersistentVolume) { pv.Spec.ClaimRef.UID = "x" }, err: "does not point to claim.UID uid-foreign"},
 		"far":     {src: local, set: affinity, err: "storage node affinity check failed"},
+		"image":   {src: imageSource(dir + "/image"), set: affinity, err: `storage node affinity check failed for volume "pv-image" : no matching NodeSelectorTerms`},
 	} {
 		var sets []claimSet
 		if c.set != nil {
@@ -314,6 +315,9 @@ func TestClaims(t *testing.T) {
 	must(t, f.Teardown(context.Background(), gone.UID))
 	if _, err := os.Stat(dir); err != nil {
 		t.Error("the node's directory is gone")
+	}
+	if _, err := os.Stat(dir + "/image"); err == nil {
+		t.Error("another node's volume was made here")
 	}
 }
 
