@@ -41,6 +41,7 @@ var rules = []rule{
 	{"orchestrator/cluster", []string{""}, "the cluster composes everything"},
 	{"sim", []string{""}, "simulation composes everything"},
 	{"cmd", []string{""}, "the binary composes everything"},
+	{"examples", nil, "what users copy stands alone"},
 }
 
 func ruleFor(pkg string) *rule {
