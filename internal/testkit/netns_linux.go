@@ -27,22 +27,33 @@ type NetNS struct {
 func NewNetNS(t testing.TB) *NetNS {
 	t.Helper()
 	Root(t)
-	file, err := os.CreateTemp(t.TempDir(), "netns-")
+	n, err := OpenNetNS(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = file.Close()
-	n := &NetNS{path: file.Name()}
-	if err := n.make(); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
-		if err := unix.Unmount(n.path, unix.MNT_DETACH); err != nil {
+		if err := n.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 	return n
 }
+
+// OpenNetNS makes a network namespace, which needs root, and mounts it on a new file of a directory.
+func OpenNetNS(dir string) (*NetNS, error) {
+	file, err := os.CreateTemp(dir, "netns-")
+	if err != nil {
+		return nil, err
+	}
+	if err := file.Close(); err != nil {
+		return nil, err
+	}
+	n := &NetNS{path: file.Name()}
+	return n, n.make()
+}
+
+// Close gives the namespace up. It is there for as long as somebody is in it.
+func (n *NetNS) Close() error { return unix.Unmount(n.path, unix.MNT_DETACH) }
 
 // Path is a file that the namespace is mounted on.
 func (n *NetNS) Path() string { return n.path }

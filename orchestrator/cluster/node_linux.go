@@ -37,8 +37,9 @@ import (
 	"github.com/keelson-io/keelson/orchestrator/node/workers"
 )
 
-// stateDir is where the embedded runtime keeps what does not outlive a reboot: a short path, since sockets lie in it.
-func (n *Node) stateDir() string {
+// StateDir is where the embedded runtime keeps what does not outlive a reboot: a short path, since sockets lie in it. Dir has to
+// be absolute.
+func (n *Node) StateDir() string {
 	sum := sha256.Sum256([]byte(n.Dir))
 	return filepath.Join("/run/keelson", hex.EncodeToString(sum[:4]))
 }
@@ -229,7 +230,7 @@ func (p *nodeParts) openRuntime() (endpoint string, err error) {
 	if err != nil {
 		return "", errors.Join(err, p.images.Close())
 	}
-	state := p.stateDir()
+	state := p.StateDir()
 	socket := filepath.Join(state, "cri.sock")
 	p.runtime, err = runtime.Open(runtime.Config{
 		Root: filepath.Join(p.Dir, "runtime"), State: state, Socket: socket, Images: runtime.FromStore(p.images), ImageService: images.NewService(p.images), Network: p.network,

@@ -1,0 +1,135 @@
+//go:build linux
+
+package nodetest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"github.com/vishvananda/netlink"
+
+	"github.com/keelson-io/keelson/orchestrator/cluster"
+)
+
+// settle is how long what is being torn down may take to be gone.
+const settle = 5 * time.Second
+
+// node is the directory of the machine's node.
+func (m *Machine) node() string { return filepath.Join(m.Data(), "node") }
+
+// left tells what is left behind once nothing runs on the machine, and removes what is the machine's own.
+func (m *Machine) left() error {
+	n := cluster.Node{Dir: m.node()}
+	state := n.StateDir()
+	var found []string
+	for end := time.Now().Add(settle); ; time.Sleep(100 * time.Millisecond) {
+		found = slices.Concat(m.processes(state), m.mounts(state), m.cgroups(), m.links(), sandboxes(state))
+		if len(found) == 0 || time.Now().After(end) {
+			break
+		}
+	}
+	var errs []error
+	for _, what := range found {
+		errs = append(errs, fmt.Errorf("nodetest: left behind by %s: %s", m.Name, what))
+	}
+	if len(found) == 0 {
+		errs = append(errs, m.removeCgroups(), os.RemoveAll(state))
+	}
+	return errors.Join(errs...)
+}
+
+// processes are those that have a directory of the machine among their arguments, or are in one of its cgroups.
+func (m *Machine) processes(state string) (found []string) {
+	all, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range all {
+		args, _ := os.ReadFile(filepath.Join(dir, "cmdline")) // it may end
+		groups, _ := os.ReadFile(filepath.Join(dir, "cgroup"))
+		if bytes.Contains(args, []byte(m.Dir+"/")) || bytes.Contains(args, []byte(state)) || bytes.Contains(groups, []byte(m.Cgroup)) {
+			found = append(found, fmt.Sprintf("process %s: %s", filepath.Base(dir), bytes.ReplaceAll(args, []byte{0}, []byte{' '})))
+		}
+	}
+	return found
+}
+
+func (m *Machine) mounts(state string) (found []string) {
+	all, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
+		return !strings.HasPrefix(i.Mountpoint, m.Dir+"/") && !strings.HasPrefix(i.Mountpoint, state), false
+	})
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for _, i := range all {
+		found = append(found, "mount "+i.Mountpoint)
+	}
+	return found
+}
+
+// cgroups are those of pods and shims: what they are in stays.
+func (m *Machine) cgroups() (found []string) {
+	for _, dir := range m.cgroupDirs() {
+		name, in := filepath.Base(dir), filepath.Base(filepath.Dir(dir))
+		if in == "shims" || in == "keelson" && name != "shims" || strings.Contains(name, "pod") && name != "kubepods" {
+			found = append(found, "cgroup "+dir)
+		}
+	}
+	return found
+}
+
+// cgroupDirs are all directories of the machine's cgroup, the innermost first.
+func (m *Machine) cgroupDirs() (dirs []string) {
+	roots, _ := filepath.Glob("/sys/fs/cgroup/*" + m.Cgroup)
+	for _, root := range append(roots, "/sys/fs/cgroup"+m.Cgroup) {
+		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return nil
+		})
+	}
+	slices.Reverse(dirs)
+	return dirs
+}
+
+func (m *Machine) removeCgroups() error {
+	var errs []error
+	for _, dir := range m.cgroupDirs() {
+		errs = append(errs, os.Remove(dir))
+	}
+	return errors.Join(errs...)
+}
+
+// links are interfaces of pods.
+func (m *Machine) links() (found []string) {
+	err := m.Do(func() error {
+		all, err := netlink.LinkList()
+		for _, l := range all {
+			if l.Type() == "veth" && l.Attrs().Name != "eth0" {
+				found = append(found, "link "+l.Attrs().Name)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		found = append(found, err.Error())
+	}
+	return found
+}
+
+// sandboxes are files of the runtime's state.
+func sandboxes(state string) (found []string) {
+	_ = filepath.WalkDir(state, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && d.Type()&fs.ModeSocket == 0 {
+			found = append(found, "file "+path)
+		}
+		return nil
+	})
+	return found
+}

@@ -1,0 +1,253 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// server answers who it is, over HTTP, TCP and UDP.
+type server struct {
+	name    string
+	failing atomic.Bool // what /healthz says
+}
+
+// serve runs servers until it is asked to end. With -drain it serves on for so long after that.
+func serve(args []string) error {
+	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
+	web := fs.String("http", "", "address to serve HTTP on, such as :8080")
+	stream := fs.String("tcp", "", "address to serve TCP on: a client gets a line with the server's name and its own address, then an echo")
+	packets := fs.String("udp", "", "address to serve UDP on: a packet is answered with the server's name and the client's address")
+	name := fs.String("name", "", "name of the server (default: the host's)")
+	drain := fs.Duration("drain", 0, "how long to serve after the end was asked for")
+	delay := fs.Duration("delay", 0, "how long to wait before serving")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	s := &server{name: *name}
+	if s.name == "" {
+		s.name, _ = os.Hostname() // then it has no name
+	}
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, unix.SIGTERM, unix.SIGINT)
+	time.Sleep(*delay)
+	failed := make(chan error, 3)
+	for _, part := range []struct {
+		address string
+		serve   func(string) error
+	}{{*web, s.http}, {*stream, s.tcp}, {*packets, s.udp}} {
+		if part.address != "" {
+			go func() { failed <- part.serve(part.address) }()
+		}
+	}
+	select {
+	case err := <-failed:
+		return err
+	case <-term:
+		fmt.Println("ending")
+		time.Sleep(*drain)
+		return nil
+	}
+}
+
+func (s *server) http(address string) error {
+	mux := http.NewServeMux()
+	say := func(path string, f func(r *http.Request) string) {
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { _, _ = fmt.Fprintln(w, f(r)) })
+	}
+	say("/", func(*http.Request) string { return s.name })
+	say("/client", func(r *http.Request) string { return r.RemoteAddr })
+	say("/header", func(r *http.Request) string { return r.Header.Get(r.FormValue("name")) })
+	say("/sleep", func(r *http.Request) string {
+		d, _ := span(r.FormValue("for")) // without one it does not sleep
+		time.Sleep(d)
+		return s.name
+	})
+	say("/fail", func(*http.Request) string { s.failing.Store(true); return "failing" })
+	say("/heal", func(*http.Request) string { s.failing.Store(false); return "healthy" })
+	say("/get", func(r *http.Request) string { // a request that goes on from here
+		body, err := fetch(r.FormValue("url"), 5*time.Second, "")
+		if err != nil {
+			return "error: " + err.Error()
+		}
+		return body
+	})
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if s.failing.Load() {
+			http.Error(w, "failing", http.StatusInternalServerError)
+		}
+	})
+	mux.HandleFunc("/status", func(w http.ResponseWriter, r *http.Request) {
+		code, _ := strconv.Atoi(r.FormValue("code"))
+		w.WriteHeader(max(code, 200))
+	})
+	mux.HandleFunc("/exit", func(_ http.ResponseWriter, r *http.Request) {
+		code, _ := strconv.Atoi(r.FormValue("code"))
+		os.Exit(code)
+	})
+	return http.ListenAndServe(address, mux)
+}
+
+func (s *server) tcp(address string) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer conn.Close()
+			_, _ = fmt.Fprintln(conn, s.name, conn.RemoteAddr())
+			_, _ = io.Copy(conn, conn)
+		}()
+	}
+}
+
+func (s *server) udp(address string) error {
+	conn, err := net.ListenPacket("udp", address)
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, 2048)
+	for {
+		n, from, err := conn.ReadFrom(buf)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(connTo{conn, from}, "%s %s %s\n", s.name, from, buf[:n]); err != nil {
+			return err
+		}
+	}
+}
+
+// connTo writes packets to somebody.
+type connTo struct {
+	net.PacketConn
+	to net.Addr
+}
+
+func (c connTo) Write(p []byte) (int, error) { return c.WriteTo(p, c.to) }
+
+func netTools() map[string]func([]string) error {
+	return map[string]func([]string) error{
+		"serve":   serve,
+		"get":     get,
+		"tcp":     func(args []string) error { return talk("tcp", args) },
+		"udp":     func(args []string) error { return talk("udp", args) },
+		"resolve": resolve,
+		"links":   links,
+	}
+}
+
+// get prints what an HTTP server answers: [-n times] [-timeout d] [-host name] URL. Each request has a connection of its own.
+func get(args []string) error {
+	fs := flag.NewFlagSet("get", flag.ContinueOnError)
+	n := fs.Int("n", 1, "number of requests, one after the other")
+	timeout := fs.Duration("timeout", 5*time.Second, "time for each request")
+	host := fs.String("host", "", "name of the host that is asked for")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	for range *n {
+		body, err := fetch(fs.Arg(0), *timeout, *host)
+		if err != nil {
+			return err
+		}
+		fmt.Print(body)
+	}
+	return nil
+}
+
+func fetch(url string, timeout time.Duration, host string) (string, error) {
+	req, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	req.Host = host
+	c := &http.Client{Timeout: timeout, Transport: &http.Transport{DisableKeepAlives: true}}
+	r, err := c.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer r.Body.Close()
+	body, err := io.ReadAll(r.Body)
+	if err == nil && r.StatusCode >= 400 {
+		err = fmt.Errorf("%s: %s", r.Status, body)
+	}
+	return string(body), err
+}
+
+// talk sends a text, if there is one, and prints the first line that comes back: [-timeout d] ADDRESS [TEXT].
+func talk(network string, args []string) error {
+	fs := flag.NewFlagSet(network, flag.ContinueOnError)
+	timeout := fs.Duration("timeout", 3*time.Second, "time for all of it")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	end := time.Now().Add(*timeout)
+	d := net.Dialer{Deadline: end}
+	conn, err := d.Dial(network, fs.Arg(0))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(end); err != nil {
+		return err
+	}
+	if text := fs.Arg(1); text != "" || network == "udp" {
+		if _, err := io.WriteString(conn, text); err != nil {
+			return err
+		}
+	}
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	fmt.Print(line)
+	return err
+}
+
+// resolve prints the addresses of a name.
+func resolve(args []string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for _, name := range args {
+		all, err := net.DefaultResolver.LookupHost(ctx, name)
+		if err != nil {
+			return err
+		}
+		if err := lines(all); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// links prints the interfaces and their addresses.
+func links([]string) error {
+	all, err := net.Interfaces()
+	if err != nil {
+		return err
+	}
+	for _, i := range all {
+		addresses, err := i.Addrs()
+		if err != nil {
+			return err
+		}
+		fmt.Println(i.Name, addresses)
+	}
+	return nil
+}
