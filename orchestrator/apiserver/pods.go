@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 
 	"github.com/keelson-io/keelson/orchestrator/apiserver/admission"
 	"github.com/keelson-io/keelson/orchestrator/apiserver/media"
@@ -149,9 +150,14 @@ func bound(pod *corev1.Pod, b *corev1.Binding, now time.Time) (*corev1.Pod, erro
 
 // setScheduled notes in a pod's conditions that it has a node.
 func setScheduled(pod *corev1.Pod, now time.Time) {
-	want := corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Time{Time: now.Truncate(time.Second)}, ObservedGeneration: pod.Generation}
+	setCondition(pod, now, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue})
+}
+
+// setCondition gives a pod a condition. The time is when its status became another.
+func setCondition(pod *corev1.Pod, now time.Time, want corev1.PodCondition) {
+	want.LastTransitionTime, want.ObservedGeneration = metav1.Time{Time: now.Truncate(time.Second)}, pod.Generation
 	for i := range pod.Status.Conditions {
-		if c := &pod.Status.Conditions[i]; c.Type == corev1.PodScheduled {
+		if c := &pod.Status.Conditions[i]; c.Type == want.Type {
 			if c.Status == want.Status {
 				want.LastTransitionTime = c.LastTransitionTime
 			}
@@ -198,10 +204,36 @@ func (c *call) evict() error {
 		}
 	}
 	t.Subresource = ""
+	if !t.DryRun {
+		if o, err = c.disrupt(t, o); err != nil {
+			return err
+		}
+	}
 	if _, _, err = c.res.Delete(c.ctx(), t, o); err != nil {
 		return err
 	}
 	return c.created()
+}
+
+// disrupt notes in a pod that it is being evicted, for those who judge its end. It returns the options of the deletion of the
+// pod as it is then. Preconditions are held already by the pod that is noted in.
+func (c *call) disrupt(t *verbs.Target, o *metav1.DeleteOptions) (*metav1.DeleteOptions, error) {
+	it, err := c.res.Objects.Update(c.ctx(), t.Namespace, t.Name, func(it *objectstore.Item) (kinds.Object, error) {
+		if err := c.res.Preconditions(it.Object, o.Preconditions); err != nil {
+			return nil, err
+		}
+		pod := it.Object.DeepCopyObject().(*corev1.Pod)
+		setCondition(pod, c.shown.Now, corev1.PodCondition{
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting",
+		})
+		return pod, nil
+	})
+	if err != nil || o.Preconditions == nil || o.Preconditions.ResourceVersion == nil {
+		return o, err
+	}
+	o = o.DeepCopy()
+	o.Preconditions.ResourceVersion = ptr.To(it.Object.GetResourceVersion())
+	return o, nil
 }
 
 // ignoresBudget says that the loss of a pod is none: it has ended, or never began, or goes anyway.

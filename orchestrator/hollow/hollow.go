@@ -8,9 +8,14 @@
 // With a restart policy other than Always its containers end with exit code 0 after the time that the annotation
 // hollow.keelson.io/run-for says (a duration, "5s"), and stay running without it. A pod that is being deleted goes at once, or
 // after the time that hollow.keelson.io/stop-for says, but not after its grace period. hollow.keelson.io/never-ready: "true"
-// keeps it from becoming ready; hollow.keelson.io/exit-code sets the code with which its containers end. A pod fails at its
-// active deadline. What is changed in its spec is observed: its status says which generation, containers have their new
-// images, and new ephemeral containers run.
+// keeps it from being ready, as long as it is there; hollow.keelson.io/exit-code sets the code with which its containers end.
+// With the restart policy OnFailure containers that failed run again: at once, and after the next failures later and later.
+// hollow.keelson.io/fail-first: "2" has only the first two runs fail. An annotation with an index behind it, as in
+// hollow.keelson.io/exit-code.3, is for the pods of that completion index of a job, and stands above the one for all.
+//
+// A pod whose host port another one has on its node is rejected, that is it fails. A pod fails at its active deadline. What is
+// changed in its spec is observed: its status says which generation, containers have their new images, and new ephemeral
+// containers run.
 //
 // # Concurrency
 //
@@ -48,6 +53,7 @@ const (
 	runForAnnotation     = "hollow.keelson.io/run-for"
 	neverReadyAnnotation = "hollow.keelson.io/never-ready"
 	exitCodeAnnotation   = "hollow.keelson.io/exit-code"
+	failFirstAnnotation  = "hollow.keelson.io/fail-first"
 	stopForAnnotation    = "hollow.keelson.io/stop-for"
 )
 

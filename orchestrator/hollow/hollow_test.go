@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -143,6 +144,92 @@ func TestSteps(t *testing.T) {
 		p.Annotations[stopForAnnotation] = "1h"
 		require.Equal(t, 30*time.Second, n.stopping(p))
 	})
+}
+
+// TestRestarts has containers fail that are restarted: at once, and then later and later.
+func TestRestarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset()
+		n, err := New(client, informers.NewSharedInformerFactory(client, 0), Config{Count: 1})
+		require.NoError(t, err)
+		defer n.queue.ShutDown()
+		p := pod("p", "hollow-0", corev1.RestartPolicyOnFailure, map[string]string{
+			runForAnnotation: "1s", exitCodeAnnotation: "3", failFirstAnnotation: "2",
+			runForAnnotation + ".7": "2s", batchv1.JobCompletionIndexAnnotation: "7", failFirstAnnotation + ".8": "0",
+		})
+		var seen []string
+		begin := time.Now()
+		for {
+			s, again := n.step(p)
+			if s != nil {
+				p.Status = *s
+				c := s.ContainerStatuses[0]
+				seen = append(seen, fmt.Sprintf("%s %s ready=%t restarts=%d failed=%t", time.Since(begin), s.Phase, c.Ready, c.RestartCount, c.LastTerminationState.Terminated != nil))
+			} else if again == 0 {
+				break
+			}
+			time.Sleep(again)
+		}
+		require.Equal(t, []string{
+			"0s Running ready=true restarts=0 failed=false",
+			"2s Running ready=false restarts=0 failed=true", "2s Running ready=true restarts=1 failed=true",
+			"4s Running ready=false restarts=1 failed=true", "14s Running ready=true restarts=2 failed=true",
+			"16s Succeeded ready=false restarts=2 failed=true",
+		}, seen)
+		require.EqualValues(t, 3, p.Status.ContainerStatuses[0].LastTerminationState.Terminated.ExitCode)
+	})
+}
+
+// TestTurnsUnready follows the annotation of a pod that runs.
+func TestTurnsUnready(t *testing.T) {
+	client := fake.NewClientset()
+	n, err := New(client, informers.NewSharedInformerFactory(client, 0), Config{Count: 1})
+	require.NoError(t, err)
+	defer n.queue.ShutDown()
+	p := pod("p", "hollow-0", corev1.RestartPolicyAlways, nil)
+	for _, ready := range []bool{true, false, true} {
+		if p.Annotations = nil; !ready {
+			p.Annotations = map[string]string{neverReadyAnnotation: "true"}
+		}
+		s, _ := n.step(p)
+		require.NotNil(t, s)
+		p.Status = *s
+		require.Equal(t, ready, s.ContainerStatuses[0].Ready)
+		for _, c := range s.Conditions {
+			if c.Type == corev1.PodReady {
+				require.Equal(t, ready, c.Status == corev1.ConditionTrue)
+			}
+		}
+		s, _ = n.step(p)
+		require.Nil(t, s)
+	}
+}
+
+// TestHostPorts rejects a pod that wants the port of another one on its node.
+func TestHostPorts(t *testing.T) {
+	client := fake.NewClientset()
+	n, err := New(client, informers.NewSharedInformerFactory(client, 0), Config{Count: 2})
+	require.NoError(t, err)
+	defer n.queue.ShutDown()
+	on := func(name, node string, port int32, address string) *corev1.Pod {
+		p := pod(name, node, corev1.RestartPolicyAlways, nil)
+		p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: port, HostIP: address, Protocol: corev1.ProtocolTCP}}
+		return p
+	}
+	first := on("first", "hollow-0", 8080, "")
+	s, _ := n.step(first)
+	first.Status = *s
+	require.NoError(t, n.pods.GetIndexer().Add(first))
+	for _, c := range []struct {
+		pod  *corev1.Pod
+		want corev1.PodPhase
+	}{
+		{on("same", "hollow-0", 8080, "10.0.0.1"), corev1.PodFailed}, {on("other port", "hollow-0", 8081, ""), corev1.PodRunning},
+		{on("other node", "hollow-1", 8080, ""), corev1.PodRunning}, {on("none", "hollow-0", 0, ""), corev1.PodRunning},
+	} {
+		s, _ := n.step(c.pod)
+		require.Equal(t, c.want, s.Phase, c.pod.Name)
+	}
 }
 
 // TestRenews renews leases without reading them, and goes on when somebody else changed one.

@@ -39,7 +39,7 @@ func (r *Resource) delete(ctx context.Context, t *Target, o *metav1.DeleteOption
 	var last kinds.Object
 	item, err := r.Objects.Update(ctx, t.Namespace, t.Name, func(current *objectstore.Item) (kinds.Object, error) {
 		from = current
-		if err := r.preconditions(current.Object, o.Preconditions); err != nil {
+		if err := r.Preconditions(current.Object, o.Preconditions); err != nil {
 			return nil, err
 		}
 		if err := r.admitDelete(ctx, t, current.Object); err != nil {
@@ -89,7 +89,8 @@ func checkDeleteOptions(o *metav1.DeleteOptions) error {
 	}
 }
 
-func (r *Resource) preconditions(o kinds.Object, p *metav1.Preconditions) error {
+// Preconditions is a conflict if an object is not the one that a deletion is for.
+func (r *Resource) Preconditions(o kinds.Object, p *metav1.Preconditions) error {
 	if p == nil {
 		return nil
 	}
