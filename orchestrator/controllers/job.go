@@ -137,7 +137,7 @@ func (j *jobController) syncOne(ctx context.Context, key string) error {
 	}
 	w := &jobWork{
 		jobController: j, key: key, job: job, was: job.Status.DeepCopy(), now: j.clock.Now(),
-		owner: owner{object: job, meta: job, kind: batchv1.SchemeGroupVersion.WithKind("Job"), selector: sel},
+		owner: owner{object: job, meta: job, kind: batchv1.SchemeGroupVersion.WithKind("Job"), selector: sel, finalizer: batchv1.JobTrackingFinalizer},
 	}
 	settled := j.expects.fulfilled(key)
 	if err := w.look(ctx); err != nil {

@@ -280,3 +280,34 @@ func TestIndexSets(t *testing.T) {
 	}
 	require.Equal(t, "2,3", parseIndexSet("0-3", 10).both(parseIndexSet("2-8", 10)).String())
 }
+
+// TestJobAdopts has an orphan that is not tracked: it is adopted, tracked and counted. One that is not selected any more is
+// released, and not tracked any more.
+func TestJobAdopts(t *testing.T) {
+	labels := map[string]string{batchv1.ControllerUidLabel: "job"}
+	w := startJobs(t, job(func(s *batchv1.JobSpec) { s.Completions, s.Parallelism = ptr.To[int32](2), ptr.To[int32](2) }), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "orphan", UID: "orphan", Labels: labels},
+	})
+	pods := w.running(2)
+	eventually(t, func() error {
+		p, err := w.client.CoreV1().Pods("ns").Get(w.ctx, "orphan", metav1.GetOptions{})
+		if err == nil && (metav1.GetControllerOf(p) == nil || !slices.Contains(p.Finalizers, batchv1.JobTrackingFinalizer)) {
+			err = fmt.Errorf("%v %v", p.OwnerReferences, p.Finalizers)
+		}
+		return err
+	})
+	i := slices.IndexFunc(pods, func(p corev1.Pod) bool { return p.Name == "orphan" })
+	w.end(pods[i], 0)
+	w.job("active 1 succeeded 1 failed 0")
+	other := pods[1-i].DeepCopy()
+	other.Labels = nil
+	_, err := w.client.CoreV1().Pods("ns").Update(w.ctx, other, metav1.UpdateOptions{})
+	require.NoError(t, err)
+	eventually(t, func() error {
+		p, err := w.client.CoreV1().Pods("ns").Get(w.ctx, other.Name, metav1.GetOptions{})
+		if err == nil && len(p.OwnerReferences)+len(p.Finalizers) > 0 {
+			err = fmt.Errorf("%v %v", p.OwnerReferences, p.Finalizers)
+		}
+		return err
+	})
+}

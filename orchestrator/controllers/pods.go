@@ -48,6 +48,8 @@ type owner struct {
 	meta     metav1.Object
 	kind     schema.GroupVersionKind
 	selector labels.Selector
+	// finalizer is what its pods have as long as they are its; "": they have none.
+	finalizer string
 }
 
 func (o *owner) reference() *metav1.OwnerReference { return metav1.NewControllerRef(o.meta, o.kind) }
@@ -121,25 +123,34 @@ type ownerPatch struct {
 }
 
 type ownerPatchMeta struct {
-	UID             types.UID `json:"uid"`
-	OwnerReferences []any     `json:"ownerReferences"`
-	Finalizers      []string  `json:"finalizers,omitempty"`
+	UID              types.UID `json:"uid"`
+	OwnerReferences  []any     `json:"ownerReferences"`
+	Finalizers       []string  `json:"finalizers,omitempty"`
+	DeleteFinalizers []string  `json:"$deleteFromPrimitiveList/finalizers,omitempty"`
 }
 
 func (c *podControl) adopt(ctx context.Context, o *owner, p *corev1.Pod) error {
-	return c.patchOwner(ctx, p, o.reference())
+	m := ownerPatchMeta{UID: p.UID, OwnerReferences: []any{o.reference()}}
+	if o.finalizer != "" {
+		m.Finalizers = []string{o.finalizer}
+	}
+	return c.patchOwner(ctx, p, m)
 }
 
 func (c *podControl) release(ctx context.Context, o *owner, p *corev1.Pod) error {
-	err := c.patchOwner(ctx, p, map[string]string{"$patch": "delete", "uid": string(o.meta.GetUID())})
+	m := ownerPatchMeta{UID: p.UID, OwnerReferences: []any{map[string]string{"$patch": "delete", "uid": string(o.meta.GetUID())}}}
+	if o.finalizer != "" {
+		m.DeleteFinalizers = []string{o.finalizer}
+	}
+	err := c.patchOwner(ctx, p, m)
 	if apierrors.IsNotFound(err) || apierrors.IsInvalid(err) { // it is gone, or another one of its name, or no longer ours
 		return nil
 	}
 	return err
 }
 
-func (c *podControl) patchOwner(ctx context.Context, p *corev1.Pod, ref any) error {
-	b, err := json.Marshal(ownerPatch{ownerPatchMeta{UID: p.UID, OwnerReferences: []any{ref}}})
+func (c *podControl) patchOwner(ctx context.Context, p *corev1.Pod, m ownerPatchMeta) error {
+	b, err := json.Marshal(ownerPatch{m})
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,8 @@
 // A pod that is bound to a hollow node gets an address, its init containers complete, its containers start and become ready.
 // With a restart policy other than Always its containers end with exit code 0 after the time that the annotation
 // hollow.keelson.io/run-for says (a duration, "5s"), and stay running without it. A pod that is being deleted goes at once, or
-// after the time that hollow.keelson.io/stop-for says, but not after its grace period. hollow.keelson.io/never-ready: "true"
+// after the time that hollow.keelson.io/stop-for says, but not after its grace period; one with finalizers has failed then, with
+// exit code 137. hollow.keelson.io/never-ready: "true"
 // keeps it from being ready, as long as it is there; hollow.keelson.io/exit-code sets the code with which its containers end.
 // With the restart policy OnFailure containers that failed run again: at once, and after the next failures later and later.
 // hollow.keelson.io/fail-first: "2" has only the first two runs fail. An annotation with an index behind it, as in
@@ -347,6 +348,9 @@ func (n *Nodes) sync(ctx context.Context, key string) (again time.Duration, err 
 		if left := n.stopping(p); left > 0 {
 			return left, nil
 		}
+		if s := n.stopped(p); s != nil {
+			return 0, n.write(ctx, p, s)
+		}
 		err := pods.Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To(int64(0)), Preconditions: metav1.NewUIDPreconditions(string(p.UID))})
 		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 			err = nil
@@ -360,11 +364,16 @@ func (n *Nodes) sync(ctx context.Context, key string) (again time.Duration, err 
 	if status == nil {
 		return again, nil
 	}
+	return again, n.write(ctx, p, status)
+}
+
+// write writes the status of a pod.
+func (n *Nodes) write(ctx context.Context, p *corev1.Pod, s *corev1.PodStatus) error {
 	c := p.DeepCopy()
-	c.Status = *status
-	_, err = pods.UpdateStatus(ctx, c, metav1.UpdateOptions{})
+	c.Status = *s
+	_, err := n.client.CoreV1().Pods(p.Namespace).UpdateStatus(ctx, c, metav1.UpdateOptions{})
 	if apierrors.IsNotFound(err) {
-		err = nil
+		return nil
 	}
-	return again, err
+	return err
 }

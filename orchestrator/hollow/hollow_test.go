@@ -180,6 +180,30 @@ func TestRestarts(t *testing.T) {
 	})
 }
 
+// TestStopsHeld has a pod that is being deleted and held back by a finalizer: it has failed.
+func TestStopsHeld(t *testing.T) {
+	p := pod("p", "hollow-0", corev1.RestartPolicyNever, nil)
+	p.Finalizers, p.DeletionTimestamp = []string{"example.com/hold"}, &metav1.Time{Time: time.Now()}
+	client := fake.NewClientset(p)
+	n, err := New(client, informers.NewSharedInformerFactory(client, 0), Config{Count: 1})
+	require.NoError(t, err)
+	defer n.queue.ShutDown()
+	status, _ := n.step(p)
+	p.Status = *status
+	for range 2 {
+		require.NoError(t, n.pods.GetIndexer().Update(p))
+		_, err = n.sync(t.Context(), "ns/p")
+		require.NoError(t, err)
+		if got, err := client.CoreV1().Pods("ns").Get(t.Context(), "p", metav1.GetOptions{}); err == nil {
+			p = got
+		}
+		require.Equal(t, corev1.PodFailed, p.Status.Phase)
+		require.EqualValues(t, killed, p.Status.ContainerStatuses[0].State.Terminated.ExitCode)
+	}
+	_, err = client.CoreV1().Pods("ns").Get(t.Context(), "p", metav1.GetOptions{})
+	require.True(t, apierrors.IsNotFound(err), "then it is deleted: %v", err)
+}
+
 // TestTurnsUnready follows the annotation of a pod that runs.
 func TestTurnsUnready(t *testing.T) {
 	client := fake.NewClientset()

@@ -95,6 +95,15 @@ func (n *Nodes) stopping(p *corev1.Pod) time.Duration {
 	return p.DeletionTimestamp.Add(min(d, grace) - grace).Sub(n.cfg.Clock.Now())
 }
 
+// stopped is the status of a pod whose containers were stopped because it is being deleted; nil: it is as it should be. Only
+// that of pods that somebody holds back is written: nobody would see that of the others.
+func (n *Nodes) stopped(p *corev1.Pod) *corev1.PodStatus {
+	if n.cfg.Unstarted || len(p.Finalizers) == 0 || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		return nil
+	}
+	return n.over(p, killed)
+}
+
 func (n *Nodes) address(uid string) netip.Addr {
 	n.mu.Lock()
 	defer n.mu.Unlock()

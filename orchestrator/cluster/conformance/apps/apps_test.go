@@ -23,7 +23,7 @@ const (
 )
 
 func TestConformance(t *testing.T) {
-	conformance.Test(t, deployments(), replicaSets(), replicationControllers(), disruptionBudgets(), cronJobs())
+	conformance.Test(t, deployments(), replicaSets(), replicationControllers(), disruptionBudgets(), cronJobs(), jobs())
 }
 
 func template(labels map[string]string, image string) corev1.PodTemplateSpec {
