@@ -23,7 +23,7 @@ const (
 )
 
 func TestConformance(t *testing.T) {
-	conformance.Test(t, deployments(), replicaSets(), replicationControllers(), disruptionBudgets(), cronJobs(), jobs())
+	conformance.Test(t, deployments(), replicaSets(), replicationControllers(), disruptionBudgets(), cronJobs(), jobs(), statefulSets(), daemonSets())
 }
 
 func template(labels map[string]string, image string) corev1.PodTemplateSpec {
