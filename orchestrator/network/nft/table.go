@@ -54,6 +54,7 @@ type Type struct {
 	Key, Value nftables.SetDatatype // no Value: a set
 	Ranges     bool
 	concat     bool
+	learned    uint32 // how many elements packets may add; 0: the elements are the table's
 }
 
 // Types of keys and values.
@@ -93,6 +94,12 @@ func (t Type) OfRanges() Type {
 	return t
 }
 
+// Learned makes the type of a set or map whose elements packets add, at most size of them. They have timeouts.
+func (t Type) Learned(size uint32) Type {
+	t.learned = size
+	return t
+}
+
 // Set is a set or a map with its elements, by key.
 type Set struct {
 	Type     Type
@@ -106,7 +113,8 @@ type Element struct {
 	Goto      string
 }
 
-func (e Element) id() string { return string(e.Key) + "\x00" + string(e.Last) }
+// ID tells elements of a set apart.
+func (e Element) ID() string { return string(e.Key) + "\x00" + string(e.Last) }
 
 func (e Element) same(o Element) bool { return bytes.Equal(e.Value, o.Value) && e.Goto == o.Goto }
 
@@ -118,7 +126,7 @@ func (t *Table) Set(name string, typ Type, elements ...Element) {
 		t.Sets[name] = s
 	}
 	for _, e := range elements {
-		s.Elements[e.id()] = e
+		s.Elements[e.ID()] = e
 	}
 }
 
@@ -147,6 +155,7 @@ func (s *Set) kernel(t *nftables.Table, name string, id uint32) *nftables.Set {
 	return &nftables.Set{
 		Table: t, ID: id, Name: name, KeyType: s.Type.Key, DataType: s.Type.Value, IsMap: s.Type.Value.Name != "",
 		Interval: s.Type.Ranges, Concatenation: s.Type.concat, KeyByteOrder: binaryutil.BigEndian,
+		Dynamic: s.Type.learned > 0, HasTimeout: s.Type.learned > 0, Size: s.Type.learned,
 	}
 }
 

@@ -1,7 +1,6 @@
 package nft
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -68,6 +67,39 @@ func (w *Writer) Sync(want *Table) error {
 	return w.replace(want)
 }
 
+// ErrNothingWritten is the error of a Patch where no table is known to be there.
+var ErrNothingWritten = errors.New("nft: there is no table to change")
+
+// Patch changes what a patch names. It costs what it changes, however large the table is. The table that was given to Sync
+// changes with it. After an error Sync is to write all of it.
+func (w *Writer) Patch(p *Patch) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.written == nil {
+		return ErrNothingWritten
+	}
+	b, err := w.batch()
+	if err != nil {
+		return err
+	}
+	was, want, err := p.sides(w.written)
+	if err != nil {
+		return err
+	}
+	if err := b.diff(was, want); err != nil {
+		return err
+	}
+	p.Apply(w.written)
+	if b.empty {
+		return nil
+	}
+	if err = b.conn.Flush(); err == nil {
+		w.wrote(w.written, b.changed)
+		return nil
+	}
+	return w.replace(w.written) // somebody was at it
+}
+
 // replace writes the whole table. Packets see the old one or the new one.
 func (w *Writer) replace(want *Table) error {
 	b, err := w.batch()
@@ -90,10 +122,39 @@ func (w *Writer) replace(want *Table) error {
 }
 
 func (w *Writer) wrote(t *Table, changed map[string]bool) {
-	w.written, w.gen = t, 0
+	w.written = t
 	for chain := range changed {
 		delete(w.handles, chain)
 	}
+	if w.gen != 0 {
+		w.gen = w.follow(changed)
+	}
+}
+
+// manyChains is up to how many changed chains are looked at one by one.
+const manyChains = 64
+
+// follow is the kernel's count of changes after this writer's own, if nobody else changed anything meanwhile, so that the
+// whole table need not be looked at again; or 0. It learns the handles of the changed chains.
+func (w *Writer) follow(changed map[string]bool) uint32 {
+	if len(changed) > manyChains || w.handles == nil {
+		return 0
+	}
+	for name := range changed {
+		c := w.written.Chains[name]
+		if c == nil {
+			continue
+		}
+		seen, err := w.rules(name)
+		if err != nil || len(seen[name]) != len(c.Rules) {
+			return 0
+		}
+		w.handles[name] = seen[name]
+	}
+	if gen, err := w.generation(); err == nil && gen == w.gen+1 {
+		return gen
+	}
+	return 0
 }
 
 // Remove deletes the table.
@@ -144,7 +205,32 @@ func (w *Writer) intact() (bool, error) {
 	if _, err := b.conn.ListTableOfFamily(w.name, nftables.TableFamilyINet); err != nil {
 		return false, nil //nolint:nilerr // it is not there
 	}
-	chains, err := b.conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if same, err := w.chainsIntact(b.conn); err != nil || !same {
+		return false, err
+	}
+	sets, err := b.conn.GetSets(b.table)
+	if err != nil || len(sets) != len(w.written.Sets) {
+		return false, gone(err)
+	}
+	for _, s := range sets {
+		want := w.written.Sets[s.Name]
+		if want == nil {
+			return false, nil
+		}
+		if want.Type.learned > 0 {
+			continue
+		}
+		elements, err := b.conn.GetSetElements(want.kernel(b.table, s.Name, 1))
+		if err != nil || !want.holds(elements) {
+			return false, gone(err)
+		}
+	}
+	return true, nil
+}
+
+// chainsIntact compares chains and their rules, and keeps the rules' handles.
+func (w *Writer) chainsIntact(conn *nftables.Conn) (bool, error) {
+	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {
 		return false, err
 	}
@@ -152,30 +238,20 @@ func (w *Writer) intact() (bool, error) {
 	if len(chains) != len(w.written.Chains) {
 		return false, nil
 	}
-	handles := map[string][]uint64{}
+	handles, err := w.rules("")
+	if err != nil {
+		return false, gone(err)
+	}
 	for _, c := range chains {
 		want := w.written.Chains[c.Name]
-		if want == nil || (want.Base != nil) != (c.Hooknum != nil) {
+		if want == nil || (want.Base != nil) != (c.Hooknum != nil) || len(handles[c.Name]) != len(want.Rules) {
 			return false, nil
-		}
-		rules, err := b.conn.GetRules(b.table, c)
-		if err != nil || len(rules) != len(want.Rules) {
-			return false, gone(err)
-		}
-		for _, r := range rules {
-			handles[c.Name] = append(handles[c.Name], r.Handle)
 		}
 		if seen, ok := w.handles[c.Name]; ok && !slices.Equal(seen, handles[c.Name]) {
 			return false, nil
 		}
 	}
 	w.handles = handles
-	for name, s := range w.written.Sets {
-		elements, err := b.conn.GetSetElements(s.kernel(b.table, name, 1))
-		if err != nil || !s.holds(elements) {
-			return false, gone(err)
-		}
-	}
 	return true, nil
 }
 
@@ -185,58 +261,6 @@ func gone(err error) error {
 		return nil
 	}
 	return err
-}
-
-// holds says whether the elements are those of the set.
-func (s *Set) holds(elements []nftables.SetElement) bool {
-	ids := map[string]int{}
-	count := 0
-	id := func(e nftables.SetElement) string { return fmt.Sprintf("%x %x %v", e.Key, e.KeyEnd, e.IntervalEnd) }
-	for _, e := range s.Elements {
-		for _, x := range s.wire(e) {
-			ids[id(x)]++
-			count++
-		}
-	}
-	for _, e := range elements {
-		ids[id(e)]--
-		if ids[id(e)] < 0 {
-			return false
-		}
-	}
-	return len(elements) == count
-}
-
-// generation asks for the kernel's count of changes of this namespace.
-func (w *Writer) generation() (uint32, error) {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: w.netns})
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = c.Close() }()
-	all, err := c.Execute(netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN), Flags: netlink.Request},
-		Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0},
-	})
-	if err != nil {
-		return 0, err
-	}
-	for _, m := range all {
-		if len(m.Data) < 4 {
-			continue
-		}
-		ad, err := netlink.NewAttributeDecoder(m.Data[4:])
-		if err != nil {
-			return 0, err
-		}
-		ad.ByteOrder = binary.BigEndian
-		for ad.Next() {
-			if ad.Type() == unix.NFTA_GEN_ID {
-				return ad.Uint32(), nil
-			}
-		}
-	}
-	return 0, nil
 }
 
 // batch is a transaction in the making.
