@@ -34,7 +34,7 @@ func runRole(logs *config.Log, run func(ctx context.Context, lg *zap.Logger) err
 // apiFlags are the flags of whatever runs an API server.
 func apiFlags(fs *pflag.FlagSet, a *cluster.API) {
 	fs.StringVar(&a.DataDir, "data-dir", "data", "Directory for certificates, keys and the embedded store.")
-	fs.StringVar(&a.BindAddress, "bind-address", "127.0.0.1", "IP address to listen on.")
+	fs.StringVar(&a.BindAddress, "bind-address", "", "IP address to listen on (default: 127.0.0.1; all, where this machine is a node, whose pods reach the API server by its address).")
 	fs.StringVar(&a.AdvertiseAddress, "advertise-address", "", "IP address by which pods and other machines reach the API server (default: bind-address, or one of this machine's).")
 	fs.IntVar(&a.SecurePort, "secure-port", 6443, "Port to serve HTTPS on; 0 is any free one.")
 	fs.IntVar(&a.Limits.RequestsInFlight, "max-requests-inflight", 400, "With max-mutating-requests-inflight, the number of seats that API priority and fairness shares.")

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -11,6 +12,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,6 +35,7 @@ import (
 	"github.com/keelson-io/keelson/orchestrator/cluster/pki"
 	"github.com/keelson-io/keelson/orchestrator/kinds"
 	"github.com/keelson-io/keelson/orchestrator/metrics"
+	"github.com/keelson-io/keelson/orchestrator/node/registration"
 	"github.com/keelson-io/keelson/orchestrator/objectstore"
 )
 
@@ -40,7 +43,7 @@ import (
 type API struct {
 	// DataDir holds certificates and keys, in pki.
 	DataDir string
-	// BindAddress and SecurePort are where it listens; port 0 is any free one.
+	// BindAddress and SecurePort are where it listens; "": 127.0.0.1; port 0 is any free one.
 	BindAddress string
 	SecurePort  int
 	// AdvertiseAddress is the IP address by which pods reach it; "": BindAddress, or one of the machine's if that is unspecified.
@@ -82,6 +85,7 @@ type apiServer struct {
 
 // startAPI starts an API server and returns when it is ready.
 func startAPI(ctx context.Context, cfg API) (s *apiServer, err error) {
+	cfg.BindAddress = cmp.Or(cfg.BindAddress, "127.0.0.1")
 	s = &apiServer{cfg: cfg, lg: sampled(cfg.Logger), ended: make(chan error, 2)}
 	defer func() {
 		if err != nil {
@@ -244,19 +248,29 @@ func (s *apiServer) serve(ctx context.Context, cancel func(), ready func()) erro
 	return err
 }
 
-// advertised is where others reach the server, as host:port. With an unspecified bind address it is the machine's first address
-// that is neither loopback nor link-local.
+// advertised is where others reach the server, as host:port. With an unspecified bind address it is the machine's address
+// towards the rest of the world, of the family of services.
 func (s *apiServer) advertised() string {
 	host, port, _ := net.SplitHostPort(s.listen.Addr().String())
 	if s.cfg.AdvertiseAddress != "" {
 		return net.JoinHostPort(s.cfg.AdvertiseAddress, port)
 	}
 	if ip := net.ParseIP(host); ip.IsUnspecified() {
-		if all := addresses(); len(all) > 0 {
-			host = all[0]
+		all := registration.MachineAddresses()
+		slices.SortStableFunc(all, func(a, b netip.Addr) int { return s.foreign(a) - s.foreign(b) })
+		if len(all) > 0 {
+			host = all[0].String()
 		}
 	}
 	return net.JoinHostPort(host, port)
+}
+
+// foreign is 1 for an address that is not of the family of services, else 0.
+func (s *apiServer) foreign(a netip.Addr) int {
+	if len(s.set.ranges) > 0 && s.set.ranges[0].Addr().Is4() != a.Is4() {
+		return 1
+	}
+	return 0
 }
 
 // addresses are this machine's, without those that others cannot reach.

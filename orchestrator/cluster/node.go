@@ -3,6 +3,7 @@ package cluster
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,6 +40,8 @@ type Node struct {
 	MaxPods     int64
 	// Backend is how pods of other nodes are reached: routes or vxlan.
 	Backend string
+	// NodePortAddresses are the addresses of the node that have node ports; none of a family: all, except for loopback ones.
+	NodePortAddresses []netip.Prefix
 	// Handlers are names of RuntimeClass handlers that the embedded runtime knows.
 	Handlers []string
 	Registry *prometheus.Registry

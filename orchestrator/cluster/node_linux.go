@@ -27,6 +27,7 @@ import (
 	"github.com/keelson-io/keelson/orchestrator/network/dns"
 	"github.com/keelson-io/keelson/orchestrator/network/local"
 	"github.com/keelson-io/keelson/orchestrator/network/podnet"
+	"github.com/keelson-io/keelson/orchestrator/network/proxy"
 	"github.com/keelson-io/keelson/orchestrator/node"
 	"github.com/keelson-io/keelson/orchestrator/node/cgroup"
 	"github.com/keelson-io/keelson/orchestrator/node/images"
@@ -161,11 +162,17 @@ func (p *nodeParts) run(ctx context.Context, authorities *x509.CertPool) (err er
 	if err != nil {
 		return err
 	}
+	services, err := p.services()
+	if err != nil {
+		return err
+	}
+	defer services.Close()
 	p.shared.StartWithContext(ctx)
 	defer p.mine.Shutdown()
 	p.mine.StartWithContext(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return ended(ctx, p.network.Run(ctx)) })
+	g.Go(func() error { return ended(ctx, services.Run(ctx)) })
 	g.Go(func() error { return local.Keep(ctx, p.dns, p.Logger.Named("network")) })
 	g.Go(func() error { return ended(ctx, names.Run(ctx)) })
 	if p.runtime != nil {
@@ -173,6 +180,25 @@ func (p *nodeParts) run(ctx context.Context, authorities *x509.CertPool) (err er
 	}
 	g.Go(func() error { return ended(ctx, agent.Run(ctx)) })
 	return g.Wait()
+}
+
+// services makes the service proxy of the node.
+func (p *nodeParts) services() (*proxy.Proxy, error) {
+	return proxy.New(proxy.Config{
+		Services: p.shared.Core().V1().Services().Informer(), Slices: p.shared.Discovery().V1().EndpointSlices().Informer(), Nodes: p.shared.Core().V1().Nodes().Informer(),
+		Node: p.Name, ServiceRanges: prefixes(p.ServiceRange), NodePortAddresses: p.NodePortAddresses,
+		Registerer: p.Registry, Clock: clock.Real, Logger: p.Logger.Named("services"),
+	})
+}
+
+// prefixes are the ranges in a list with commas.
+func prefixes(ranges string) (out []netip.Prefix) {
+	for text := range strings.SplitSeq(ranges, ",") {
+		if r, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // names makes the DNS server of the node.
@@ -191,11 +217,7 @@ func (p *nodeParts) names() (*dns.Server, error) {
 	for _, a := range p.dns {
 		cfg.Listen = append(cfg.Listen, netip.AddrPortFrom(a, dnsPort))
 	}
-	for text := range strings.SplitSeq(p.ServiceRange, ",") {
-		if r, err := netip.ParsePrefix(text); err == nil {
-			cfg.Reversed = append(cfg.Reversed, r)
-		}
-	}
+	cfg.Reversed = prefixes(p.ServiceRange)
 	return dns.New(cfg)
 }
 

@@ -1,10 +1,12 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"time"
@@ -55,6 +57,11 @@ func Up(ctx context.Context, o Options) (err error) {
 	if o.Node != nil {
 		if err := o.Node.defaults(); err != nil {
 			return err
+		}
+		// Its pods reach the API server by the address of the node.
+		o.BindAddress = cmp.Or(o.BindAddress, "0.0.0.0")
+		if net.ParseIP(o.BindAddress).IsUnspecified() {
+			o.AdvertiseAddress = cmp.Or(o.AdvertiseAddress, o.Node.Address)
 		}
 	}
 	p := newProgress(o.Out)

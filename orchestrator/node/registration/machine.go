@@ -126,7 +126,7 @@ func (m machine) capacity(dir string, pods int64) corev1.ResourceList {
 	out[corev1.ResourcePods] = *resource.NewQuantity(pods, resource.DecimalSI)
 	var s unix.Statfs_t
 	if unix.Statfs(dir, &s) == nil {
-		out[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(s.Blocks)*s.Bsize, resource.BinarySI)
+		out[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(s.Blocks)*int64(s.Bsize), resource.BinarySI)
 	}
 	return out
 }
@@ -189,11 +189,12 @@ func toward(network, address string) (netip.Addr, bool) {
 // public says whether others may reach an address.
 func public(a netip.Addr) bool { return a.IsGlobalUnicast() && a.Zone() == "" }
 
-// first is the first address of a family that is not that of a bridge, which may be the one of the node's pods.
+// first is the first address of a family that is not that of a bridge, which may be the one of the node's pods, or of the
+// loopback interface, which has addresses that every node has.
 func first(four bool) (netip.Addr, bool) {
 	all, _ := net.Interfaces() // without them there are none
 	for _, i := range all {
-		if _, err := os.Stat(filepath.Join("/sys/class/net", i.Name, "bridge")); err == nil {
+		if _, err := os.Stat(filepath.Join("/sys/class/net", i.Name, "bridge")); err == nil || i.Flags&net.FlagLoopback != 0 {
 			continue
 		}
 		addresses, _ := i.Addrs() // it may be gone
