@@ -160,3 +160,65 @@ func TestAnyChanges(t *testing.T) {
 		require.NoError(t, w.Remove())
 	}
 }
+
+// BenchmarkUpdate is what it costs to write that one endpoint of one of many services is another one, and to look afterwards
+// whether somebody else changed the table. ms/first is what the first write takes, ms/look the first look at all of it. A
+// change waits for the kernel to be done with what the one before took out, some ten milliseconds if they follow at once.
+func BenchmarkUpdate(b *testing.B) {
+	ns := testkit.NewNetNS(b)
+	f, err := os.Open(ns.Path())
+	require.NoError(b, err)
+	defer func() { _ = f.Close() }()
+	for _, services := range []int{100, 1_000, 10_000} {
+		b.Run(fmt.Sprint(services), func(b *testing.B) {
+			s := newState("here", surroundings{})
+			slices := make([]*discoveryv1.EndpointSlice, services)
+			for i := range services {
+				svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprint("s", i)}}
+				svc.Spec.Type = corev1.ServiceTypeNodePort
+				svc.Spec.ClusterIP = fmt.Sprintf("10.%d.%d.%d", 96+i>>16, i>>8&255, i&255)
+				svc.Spec.Ports = []corev1.ServicePort{{Name: "a", Port: 80, Protocol: "TCP", NodePort: int32(30000 + i)}}
+				s.SetService(svc)
+				slices[i] = sliceOf(svc.Name, i, 0)
+				s.SetSlice(slices[i])
+			}
+			s.Change()
+			w := nft.NewWriter(TableName, int(f.Fd()))
+			begun := time.Now()
+			require.NoError(b, w.Sync(s.Table()))
+			written := time.Now()
+			_, err := w.Check()
+			require.NoError(b, err)
+			looked := time.Now()
+			n := 0
+			for b.Loop() {
+				n++
+				s.SetSlice(sliceOf(fmt.Sprint("s", n%services), n%services, n))
+				if err := w.Patch(s.Change().Patch); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := w.Check(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(written.Sub(begun).Milliseconds()), "ms/first")
+			b.ReportMetric(float64(looked.Sub(written).Milliseconds()), "ms/look")
+			require.NoError(b, w.Remove())
+		})
+	}
+}
+
+// sliceOf is a slice of three endpoints; the last one depends on n.
+func sliceOf(service string, i, n int) *discoveryv1.EndpointSlice {
+	s := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4}
+	s.Namespace, s.Name, s.Labels = "default", service, map[string]string{discoveryv1.LabelServiceName: service}
+	s.Ports = []discoveryv1.EndpointPort{{Name: ptr.To("a"), Port: ptr.To(int32(8080)), Protocol: ptr.To(corev1.ProtocolTCP)}}
+	for k := range 3 {
+		a := netip.AddrFrom4([4]byte{10, byte(200 + k), byte(i >> 8), byte(i)})
+		if k == 2 {
+			a = netip.AddrFrom4([4]byte{10, 203, byte(n >> 8), byte(n)})
+		}
+		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{a.String()}})
+	}
+	return s
+}
