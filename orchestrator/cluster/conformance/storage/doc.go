@@ -1,2 +1,2 @@
-// Package storage holds the behaviours of sig-storage that the API shows. Those that mount volumes are open.
+// Package storage holds the behaviours of sig-storage that the API shows. Those that mount volumes are in package volumes.
 package storage
