@@ -94,6 +94,7 @@ func nodeCommand() *cobra.Command {
 	fs.StringVar(&n.Dir, "data-dir", "/var/lib/keelson/node", "Directory of images, volumes and state.")
 	fs.StringVar(&n.ServiceRange, "service-cluster-ip-range", "10.96.0.0/16", "Addresses of services, as the API server has them.")
 	read := nodeFlags(fs, &n, "")
+	cmd.Flags().StringSliceVar(&n.LoadBalancerAddresses, "load-balancer-addresses", nil, "Addresses of services of type LoadBalancer that the node answers for on its links: as the controllers have them.")
 	logs := logFlags(fs)
 	cmd.RunE = func(*cobra.Command, []string) error {
 		if err := read(); err != nil {

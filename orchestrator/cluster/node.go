@@ -38,14 +38,21 @@ type Node struct {
 	// ManifestDir holds static pods; "": none.
 	ManifestDir string
 	MaxPods     int64
-	// Backend is how pods of other nodes are reached: routes or vxlan.
-	Backend string
-	// NodePortAddresses are the addresses of the node that have node ports; none of a family: all, except for loopback ones.
-	NodePortAddresses []netip.Prefix
+	NodeNetwork
 	// Handlers are names of RuntimeClass handlers that the embedded runtime knows.
 	Handlers []string
 	Registry *prometheus.Registry
 	Logger   *zap.Logger
+}
+
+// NodeNetwork is how the network of a node is made.
+type NodeNetwork struct {
+	// Backend is how pods of other nodes are reached: routes or vxlan.
+	Backend string
+	// NodePortAddresses are the addresses of the node that have node ports; none of a family: all, except for loopback ones.
+	NodePortAddresses []netip.Prefix
+	// LoadBalancerAddresses are ranges of addresses that the node answers for; see controllers.ParseAddressRanges.
+	LoadBalancerAddresses []string
 }
 
 // defaults fills in what is not set.

@@ -13,9 +13,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	miekg "github.com/miekg/dns"
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -24,6 +26,8 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/orchestrator/controllers"
+	"github.com/keelson-io/keelson/orchestrator/network/announce"
 	"github.com/keelson-io/keelson/orchestrator/network/dns"
 	"github.com/keelson-io/keelson/orchestrator/network/local"
 	"github.com/keelson-io/keelson/orchestrator/network/podnet"
@@ -167,12 +171,17 @@ func (p *nodeParts) run(ctx context.Context, authorities *x509.CertPool) (err er
 		return err
 	}
 	defer services.Close()
+	announce, err := p.announcer()
+	if err != nil {
+		return err
+	}
 	p.shared.StartWithContext(ctx)
 	defer p.mine.Shutdown()
 	p.mine.StartWithContext(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return ended(ctx, p.network.Run(ctx)) })
 	g.Go(func() error { return ended(ctx, services.Run(ctx)) })
+	g.Go(func() error { return ended(ctx, announce(ctx)) })
 	g.Go(func() error { return local.Keep(ctx, p.dns, p.Logger.Named("network")) })
 	g.Go(func() error { return ended(ctx, names.Run(ctx)) })
 	if p.runtime != nil {
@@ -189,6 +198,36 @@ func (p *nodeParts) services() (*proxy.Proxy, error) {
 		Node: p.Name, ServiceRanges: prefixes(p.ServiceRange), NodePortAddresses: p.NodePortAddresses,
 		Registerer: p.Registry, Clock: clock.Real, Logger: p.Logger.Named("services"),
 	})
+}
+
+// announcer makes what answers for addresses of load balancers.
+func (p *nodeParts) announcer() (run func(context.Context) error, err error) {
+	if len(p.LoadBalancerAddresses) == 0 {
+		return func(ctx context.Context) error {
+			if err := announce.Withdraw(ctx, p.client, p.Name); err != nil && ctx.Err() == nil {
+				p.Logger.Warn("other nodes may think that this one answers for addresses of load balancers", zap.Error(err))
+			}
+			return nil
+		}, nil
+	}
+	pool, err := controllers.ParseAddressRanges(p.LoadBalancerAddresses)
+	if err != nil {
+		return nil, fmt.Errorf("cluster: %w", err)
+	}
+	a, err := announce.New(announce.Config{
+		Client: p.client, Services: p.shared.Core().V1().Services().Informer(), Slices: p.shared.Discovery().V1().EndpointSlices().Informer(),
+		Nodes: p.shared.Core().V1().Nodes().Informer(), Node: p.Name, Sink: podnet.DefaultBridge, Clock: clock.Real, Logger: p.Logger.Named("announce"),
+		Pool: func(a netip.Addr) bool {
+			return slices.ContainsFunc(pool, func(r controllers.AddressRange) bool { return r.Contains(a) })
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error {
+		defer a.Close()
+		return a.Run(ctx)
+	}, nil
 }
 
 // prefixes are the ranges in a list with commas.

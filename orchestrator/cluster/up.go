@@ -147,6 +147,7 @@ func (o *Options) node(ctx context.Context, s *apiServer) error {
 		return fmt.Errorf("cluster: %w", err)
 	}
 	n := *o.Node
+	n.LoadBalancerAddresses = o.LoadBalancerAddresses
 	n.ServiceRange, n.Registry, n.Logger = o.Settings.ServiceClusterIPRange, s.registry, o.Logger.Named("node")
 	return RunNode(ctx, n, config)
 }

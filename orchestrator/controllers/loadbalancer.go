@@ -64,7 +64,8 @@ func parseAddressRange(text string) (AddressRange, error) {
 	return AddressRange{a, b}, nil
 }
 
-func (r AddressRange) contains(a netip.Addr) bool {
+// Contains says whether an address is in the range.
+func (r AddressRange) Contains(a netip.Addr) bool {
 	return a.Is4() == r.First.Is4() && !a.Less(r.First) && !r.Last.Less(a)
 }
 
@@ -148,7 +149,7 @@ func (b *balancerController) fromPool(s *corev1.Service) bool {
 }
 
 func (b *balancerController) inPool(a netip.Addr) bool {
-	return slices.ContainsFunc(b.pool, func(r AddressRange) bool { return r.contains(a) })
+	return slices.ContainsFunc(b.pool, func(r AddressRange) bool { return r.Contains(a) })
 }
 
 // allocate finds an address of each of a service's families: the one that it has or asks for, or the lowest that is free.
