@@ -39,7 +39,7 @@ func (o *LivesOptions) Check() error {
 }
 
 // Lives measures how long pods take from their creation until a client sees them ready, and from their deletion until it sees
-// them gone: one after the other, then many at once. Pods have a grace period of 0. report is called with each phase's result.
+// them gone: one after the other, then many at once. Pods have a grace period of a second, and should end when they are told to. report is called with each phase's result.
 func Lives(ctx context.Context, t *Target, o LivesOptions, report func(*Result)) (err error) {
 	if err := o.Check(); err != nil {
 		return err
@@ -92,7 +92,7 @@ func (r *run) start(ctx context.Context, o LivesOptions, seen *lives, name strin
 	_, err := r.clients[0].CoreV1().Pods(r.namespace).Create(ctx, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: corev1.PodSpec{
-			TerminationGracePeriodSeconds: ptr.To(int64(0)),
+			TerminationGracePeriodSeconds: ptr.To(int64(1)),
 			Containers:                    []corev1.Container{{Name: "c", Image: o.Image, Command: o.Command, ImagePullPolicy: corev1.PullNever}},
 		},
 	}, metav1.CreateOptions{})

@@ -57,7 +57,7 @@ Keys are written below the prefix bench/, and left there. The workloads, or "all
 		},
 	}
 	f.register(cmd)
-	cmd.AddCommand(f.compareCommand(), f.apiCommand(), f.scheduleCommand(), f.podsCommand())
+	cmd.AddCommand(f.compareCommand(), f.apiCommand(), f.scheduleCommand(), f.podsCommand(), f.networkCommand(), networkServerCommand(), f.dnsCommand())
 	return cmd
 }
 
