@@ -13,6 +13,9 @@ import (
 // Image is the name of the image of tools.
 const Image = "toolbox:1"
 
+// EchoImage is the name of an image on top of it that has an entrypoint, "echo entry", and arguments, "by default".
+const EchoImage = "echo:1"
+
 // files of the image, beside the tools.
 var users = map[string]string{
 	"etc/passwd": "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n",
@@ -63,10 +66,14 @@ func (l *Lab) install(keelson, node string) error {
 	if err != nil {
 		return err
 	}
-	out, err := exec.Command(keelson, "image", "--root", filepath.Join(node, "images"), "build", "-t", Image, "--dir", dir,
-		"--env", "PATH=/bin", "--env", "FROM_IMAGE=yes", "--cmd", "sleep").CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("nodetest: the image: %w: %s", err, out)
+	for _, image := range [][]string{
+		{"-t", Image, "--dir", dir, "--env", "PATH=/bin", "--env", "FROM_IMAGE=yes", "--cmd", "sleep"},
+		{"-t", EchoImage, "--from", Image, "--file", filepath.Join(dir, "etc/group") + ":/etc/group", "--entrypoint", "echo", "--entrypoint", "entry", "--cmd", "by", "--cmd", "default"},
+	} {
+		args := append([]string{"image", "--root", filepath.Join(node, "images"), "build"}, image...)
+		if out, err := exec.Command(keelson, args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("nodetest: the image: %w: %s", err, out)
+		}
 	}
 	return nil
 }

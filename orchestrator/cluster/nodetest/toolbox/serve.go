@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,7 +23,22 @@ import (
 // server answers who it is, over HTTP, TCP and UDP.
 type server struct {
 	name    string
-	failing atomic.Bool // what /healthz says
+	failing atomic.Bool // what /healthz and the health service say
+
+	mu   sync.Mutex
+	hits map[string]int // what was asked for: paths, "tcp" and "grpc"
+}
+
+func (s *server) hit(what string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hits[what]++
+}
+
+func (s *server) asked(what string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hits[what]
 }
 
 // serve runs servers until it is asked to end. With -drain it serves on for so long after that.
@@ -31,24 +47,25 @@ func serve(args []string) error {
 	web := fs.String("http", "", "address to serve HTTP on, such as :8080")
 	stream := fs.String("tcp", "", "address to serve TCP on: a client gets a line with the server's name and its own address, then an echo")
 	packets := fs.String("udp", "", "address to serve UDP on: a packet is answered with the server's name and the client's address")
+	health := fs.String("grpc", "", "address to serve gRPC's health service on")
 	name := fs.String("name", "", "name of the server (default: the host's)")
 	drain := fs.Duration("drain", 0, "how long to serve after the end was asked for")
 	delay := fs.Duration("delay", 0, "how long to wait before serving")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	s := &server{name: *name}
+	s := &server{name: *name, hits: map[string]int{}}
 	if s.name == "" {
 		s.name, _ = os.Hostname() // then it has no name
 	}
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, unix.SIGTERM, unix.SIGINT)
 	time.Sleep(*delay)
-	failed := make(chan error, 3)
+	failed := make(chan error, 4)
 	for _, part := range []struct {
 		address string
 		serve   func(string) error
-	}{{*web, s.http}, {*stream, s.tcp}, {*packets, s.udp}} {
+	}{{*web, s.http}, {*stream, s.tcp}, {*packets, s.udp}, {*health, s.grpc}} {
 		if part.address != "" {
 			go func() { failed <- part.serve(part.address) }()
 		}
@@ -76,6 +93,7 @@ func (s *server) http(address string) error {
 		time.Sleep(d)
 		return s.name
 	})
+	say("/hits", func(r *http.Request) string { return strconv.Itoa(s.asked(r.FormValue("of"))) })
 	say("/fail", func(*http.Request) string { s.failing.Store(true); return "failing" })
 	say("/heal", func(*http.Request) string { s.failing.Store(false); return "healthy" })
 	say("/get", func(r *http.Request) string { // a request that goes on from here
@@ -98,7 +116,10 @@ func (s *server) http(address string) error {
 		code, _ := strconv.Atoi(r.FormValue("code"))
 		os.Exit(code)
 	})
-	return http.ListenAndServe(address, mux)
+	return http.ListenAndServe(address, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.hit(r.URL.Path)
+		mux.ServeHTTP(w, r)
+	}))
 }
 
 func (s *server) tcp(address string) error {
@@ -111,6 +132,7 @@ func (s *server) tcp(address string) error {
 		if err != nil {
 			return err
 		}
+		s.hit("tcp")
 		go func() {
 			defer conn.Close()
 			_, _ = fmt.Fprintln(conn, s.name, conn.RemoteAddr())

@@ -1,0 +1,2 @@
+// Package containers holds the behaviours of sig-node that only real containers show.
+package containers
