@@ -7,8 +7,10 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
+	"github.com/gorilla/websocket"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,7 +19,7 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// log answers with the log of a container, as text.
+// log answers with the log of a container.
 func (s *streams) log(c *call) error {
 	if c.info.Verb != "get" {
 		return apierrors.NewMethodNotSupported(podResource, c.info.Verb)
@@ -35,8 +37,7 @@ func (s *streams) log(c *call) error {
 		return err
 	}
 	if pod.Spec.NodeName == "" { // nothing has been written yet
-		c.textHead()
-		return nil
+		return s.tell(c, io.NopCloser(strings.NewReader("")), false)
 	}
 	to, err := s.node(c, pod.Spec.NodeName, "/containerLogs/"+pod.Namespace+"/"+pod.Name+"/"+container, logQuery(o))
 	if err != nil {
@@ -50,8 +51,17 @@ func (s *streams) log(c *call) error {
 		return err
 	}
 	defer func() { _ = from.Close() }() // it was only read
+	return s.tell(c, from, o.Follow)
+}
+
+// tell answers with text, over a WebSocket if that is asked for.
+func (s *streams) tell(c *call, from io.ReadCloser, follow bool) error {
+	if websocket.IsWebSocketUpgrade(c.r) {
+		s.connector.Messages(c.w, c.r, from)
+		return nil
+	}
 	c.textHead()
-	return c.copyText(from, o.Follow)
+	return c.copyText(from, follow)
 }
 
 func (c *call) textHead() {

@@ -7,6 +7,8 @@
 // Connections that are upgraded go through as they are, SPDY and WebSockets alike. What only the API server is to know of a
 // request, its credentials above all, is taken out of it.
 //
+// What the API server itself tells bit by bit, a container's log, it also tells in the messages of a WebSocket.
+//
 // # Concurrency
 //
 // A Connector is used by many requests at once, each of which is forwarded in its own goroutine until it ends. Those that were
