@@ -63,7 +63,9 @@ type Proxy struct {
 	kicked  chan struct{}
 
 	// Run's alone.
-	whole    bool // the next sync writes the whole table
+	whole    bool   // the next sync writes the whole table
+	again    bool   // the last sync left something undone
+	told     string // what was said about it
 	triggers []time.Time
 	flows    []flow // to be forgotten
 	checks   bool   // health checks are to be looked at
@@ -163,11 +165,11 @@ func (p *Proxy) Run(ctx context.Context) error {
 			continue
 		case <-p.kicked:
 		case <-retry.C():
-			if p.Healthy() == nil {
+			if !p.again {
 				continue
 			}
 		}
-		if p.sync() != nil {
+		if p.sync(); p.again {
 			retry.Reset(retryAfter)
 		}
 		if !p.pause(ctx, p.MinInterval) {
@@ -197,24 +199,28 @@ func (p *Proxy) kick() {
 }
 
 // sync writes what changed.
-func (p *Proxy) sync() error {
+func (p *Proxy) sync() {
 	begun := p.Clock.Now()
 	c := p.state.Change()
 	p.flows, p.triggers, p.checks = append(p.flows, c.flows...), append(p.triggers, c.Triggers...), p.checks || c.health
-	err := p.write(c.Patch)
+	fault := p.write(c.Patch)
+	p.mu.Lock()
+	p.synced, p.fault = p.synced || fault == nil, fault
+	p.mu.Unlock()
+	err := fault
 	if err == nil {
 		p.metrics.wrote(begun, p.Clock.Now(), p.state.take(), p.triggers)
 		p.triggers = nil
 		err = p.after()
 	}
-	p.mu.Lock()
-	p.synced = p.synced || !p.whole
-	if err != nil && (p.fault == nil || p.fault.Error() != err.Error()) {
+	text := ""
+	if p.again = err != nil; p.again {
+		text = err.Error()
+	}
+	if p.again && text != p.told {
 		p.Logger.Warn("services are not as they should be", zap.Error(err))
 	}
-	p.fault = err
-	p.mu.Unlock()
-	return err
+	p.told = text
 }
 
 // write writes a change, or the whole table.
@@ -232,21 +238,19 @@ func (p *Proxy) write(c *nft.Patch) error {
 	return err
 }
 
-// after does what follows a change of the table.
-func (p *Proxy) after() error {
+// after does what follows a change of the table. What fails is left for the next time.
+func (p *Proxy) after() (err error) {
 	if len(p.flows) > 0 {
-		if err := forget(p.nl, p.flows); err != nil {
-			return err
+		if err = forget(p.nl, p.flows); err == nil {
+			p.flows = nil
 		}
-		p.flows = nil
 	}
 	if p.checks {
-		if err := p.health.set(p.state.checks()); err != nil {
-			return err
-		}
-		p.checks = false
+		failed := p.health.set(p.state.checks())
+		p.checks = failed != nil
+		err = errors.Join(err, failed)
 	}
-	return nil
+	return err
 }
 
 // look repairs the table when somebody changed it.

@@ -284,3 +284,31 @@ func TestRepair(t *testing.T) {
 	w.answers(w.pods["a"].NetNS, vip4, 80, "d")
 	require.NoError(t, w.proxy.Remove())
 }
+
+// A health check whose port somebody else has does not make the proxy unwell, and is served once the port is free.
+func TestHealthCheckPortIsTaken(t *testing.T) {
+	w := newWorld(t)
+	w.serve()
+	var taken net.Listener
+	require.NoError(t, w.node.Do(func() (err error) {
+		taken, err = net.Listen("tcp", ":32124")
+		return err
+	}))
+	spec := both(corev1.ServiceTypeLoadBalancer)
+	spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+	spec.HealthCheckNodePort = 32124
+	w.service("web", spec, lb4)
+	w.endpoints("web", "b")
+	w.answers(w.outside, lb4, 80, "b")
+	require.NoError(t, w.proxy.Healthy())
+	require.NoError(t, taken.Close())
+	w.eventually(func() error {
+		return w.outside.Do(func() error {
+			c, err := net.Dial("tcp", net.JoinHostPort(node4.String(), "32124"))
+			if err == nil {
+				err = c.Close()
+			}
+			return err
+		})
+	})
+}
