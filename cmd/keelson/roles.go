@@ -96,6 +96,7 @@ func workerFlags(fs *pflag.FlagSet, w *cluster.Worker, metrics string) {
 func loopFlags(fs *pflag.FlagSet, l *cluster.Loops) {
 	l.Disruption = controllers.DefaultDisruption()
 	fs.StringSliceVar(&l.LoadBalancerAddresses, "load-balancer-addresses", nil, "Addresses of services of type LoadBalancer: ranges such as 192.0.2.10-192.0.2.20 or 192.0.2.0/28.")
+	fs.StringVar(&l.ClusterCIDR, "cluster-cidr", "10.244.0.0/16", "Addresses of pods in CIDR form, one range or one of each family with a comma between. A node gets a /24, and a /64.")
 	disruptionFlags(fs, &l.Disruption)
 }
 

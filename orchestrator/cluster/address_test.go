@@ -1,8 +1,10 @@
 package cluster
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -40,4 +42,25 @@ func TestAdvertised(t *testing.T) {
 	}
 	s := &apiServer{set: &settings{ranges: []netip.Prefix{netip.MustParsePrefix("fd00:96::/112")}}}
 	require.Less(t, s.foreign(netip.MustParseAddr("2001:db8::1")), s.foreign(netip.MustParseAddr("192.0.2.1")))
+}
+
+// TestPodRanges is what nodes get of the ranges of pods.
+func TestPodRanges(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                 "10.244.0.0/16 24",
+		"10.42.0.0/16":                     "10.42.0.0/16 24",
+		"10.42.0.0/16, fd00:42::/56":       "10.42.0.0/16 24 fd00:42::/56 64",
+		"fd00:42::/56,10.42.1.0/16":        "fd00:42::/56 64 10.42.0.0/16 24",
+		"10.42.0.0/16,10.43.0.0/16":        "",
+		"10.42.0.0/16,fd00::/56,fd01::/56": "",
+		"10.42.0.0":                        "",
+	} {
+		all, err := (&Loops{ClusterCIDR: text}).podRanges()
+		var got []string
+		for _, r := range all {
+			got = append(got, fmt.Sprint(r.Cluster, " ", r.Bits))
+		}
+		require.Equal(t, want, strings.Join(got, " "), text)
+		require.Equal(t, want == "", err != nil, text)
+	}
 }

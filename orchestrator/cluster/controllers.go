@@ -1,13 +1,16 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -42,8 +45,6 @@ type Control struct {
 	}
 	// Tokens makes the tokens that are kept in secrets. Without it nobody does.
 	Tokens controllers.TokenIssuer
-	// PodRange is the addresses of pods, of which every node gets a part.
-	PodRange netip.Prefix
 	Loops
 	Registerer prometheus.Registerer // nil: none
 	Logger     *zap.Logger
@@ -55,10 +56,38 @@ type Loops struct {
 	// LoadBalancerAddresses are what services of type LoadBalancer get their addresses from: ranges such as
 	// "192.0.2.10-192.0.2.20" or "192.0.2.0/28".
 	LoadBalancerAddresses []string
+	// ClusterCIDR is the addresses of pods, of which every node gets a part: one range in CIDR form, or one of each family with a
+	// comma between; "": 10.244.0.0/16.
+	ClusterCIDR string
 }
 
-// nodeBits is the prefix of a node's part of the pods' range.
-const nodeBits = 24
+// defaultClusterCIDR is the addresses of pods.
+const defaultClusterCIDR = "10.244.0.0/16"
+
+// Prefixes of a node's part of the pods' ranges.
+const (
+	nodeBits4 = 24
+	nodeBits6 = 64
+)
+
+// podRanges are the ranges of pods, with what a node gets of each.
+func (l *Loops) podRanges() (out []controllers.NodeRange, err error) {
+	for text := range strings.SplitSeq(cmp.Or(l.ClusterCIDR, defaultClusterCIDR), ",") {
+		p, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil {
+			return nil, fmt.Errorf("cluster: range of pods: %w", err)
+		}
+		r := controllers.NodeRange{Cluster: p.Masked(), Bits: nodeBits4}
+		if p.Addr().Is6() {
+			r.Bits = nodeBits6
+		}
+		if len(out) > 1 || len(out) == 1 && out[0].Bits == r.Bits {
+			return nil, fmt.Errorf("cluster: ranges of pods %q: there is one, or one of each family", l.ClusterCIDR)
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
 
 // terminatedPods is how many pods that have ended are kept.
 const terminatedPods = 12500
@@ -151,14 +180,15 @@ func (s *controllerSet) controllers() (all []controllers.Controller, err error) 
 	add(controllers.NewServiceAccount(s.client, s.shared, lg))
 	add(controllers.NewClusterRoleAggregation(s.client, s.shared, lg))
 	pool, perr := controllers.ParseAddressRanges(s.LoadBalancerAddresses)
-	if perr != nil {
-		return nil, perr
+	ranges, rerr := s.podRanges()
+	if perr != nil || rerr != nil {
+		return nil, errors.Join(perr, rerr)
 	}
 	add(controllers.NewLoadBalancer(s.client, s.shared, s.events, lg, pool))
 	add(controllers.NewPersistentVolume(s.client, s.shared, s.events, lg))
 	add(controllers.NewVolumeProtection(s.client, s.shared, lg))
 	add(controllers.NewEphemeralVolume(s.client, s.shared, s.events, lg))
-	add(controllers.NewNodeIPAM(s.client, s.shared, s.events, lg, controllers.NodeRange{Cluster: s.PodRange, Bits: nodeBits}))
+	add(controllers.NewNodeIPAM(s.client, s.shared, s.events, lg, ranges...))
 	add(controllers.NewNodeLifecycle(s.client, s.shared, s.events, clock.Real, lg, s.Disruption))
 	add(controllers.NewTaintEviction(s.client, s.shared, s.events, clock.Real, lg))
 	add(controllers.NewPodGC(s.client, s.shared, clock.Real, lg, terminatedPods), nil)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"path/filepath"
 	"time"
 
@@ -45,9 +44,6 @@ type Options struct {
 
 // nodeVersion is the kubelet that simulated nodes claim to be.
 const nodeVersion = "v1.37.2+keelson"
-
-// podRange is the addresses of pods.
-const podRange = "10.244.0.0/16"
 
 // Up runs the whole platform in this process until the context ends. With StoreEndpoints the store is an external one.
 func Up(ctx context.Context, o Options) (err error) {
@@ -103,7 +99,7 @@ func (o *Options) work(ctx context.Context, s *apiServer, p *progress) error {
 	})
 	started, registered := make(chan struct{}), make(chan struct{})
 	g.Go(func() error {
-		cfg := Control{CA: s.authorities(), Signer: s.pki, Tokens: s.tokens, PodRange: netip.MustParsePrefix(podRange), Loops: o.Loops, Registerer: s.registry, Logger: o.Logger.Named("controllers")}
+		cfg := Control{CA: s.authorities(), Signer: s.pki, Tokens: s.tokens, Loops: o.Loops, Registerer: s.registry, Logger: o.Logger.Named("controllers")}
 		return control(ctx, c, cfg, func() { close(started) })
 	})
 	g.Go(func() error {

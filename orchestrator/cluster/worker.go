@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"os"
 	"time"
 
@@ -91,7 +90,7 @@ func (w *Worker) run(ctx context.Context, name string, role func(ctx context.Con
 // RunControllers runs the controllers until the context ends. With a directory of an authority they sign certificates.
 func RunControllers(ctx context.Context, w Worker, pkiDir string, l Loops) error {
 	return w.run(ctx, "keelson-controllers", func(ctx context.Context, c *clients, r *prometheus.Registry) error {
-		cfg := Control{CA: c.config.CAData, PodRange: netip.MustParsePrefix(podRange), Loops: l, Registerer: r, Logger: w.Logger.Named("controllers")}
+		cfg := Control{CA: c.config.CAData, Loops: l, Registerer: r, Logger: w.Logger.Named("controllers")}
 		if _, err := os.Stat(pkiDir); err == nil {
 			s, err := pki.Open(pkiDir, time.Now)
 			if err != nil {
