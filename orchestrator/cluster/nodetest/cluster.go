@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -24,6 +26,10 @@ import (
 type Options struct {
 	// Args are more flags of keelson up.
 	Args []string
+	// Nodes are the names of more machines, each of which runs keelson node. The machine of keelson up is "one".
+	Nodes []string
+	// NodeArgs are more flags of all nodes, keelson up's among them.
+	NodeArgs []string
 }
 
 // Cluster is a cluster of real nodes.
@@ -40,8 +46,17 @@ type Cluster struct {
 
 	keelson string
 	relay   *relay
-	nodes   []*Program
+	nodes   map[string]*Program
 }
+
+// Machine is a machine by its name.
+func (c *Cluster) Machine(name string) *Machine {
+	i := slices.IndexFunc(c.machines, func(m *Machine) bool { return m.Name == name })
+	return c.machines[i]
+}
+
+// Node is the program keelson node of a machine.
+func (c *Cluster) Node(name string) *Program { return c.nodes[name] }
 
 // Main is the body of a TestMain: it starts a cluster, hands it over, runs the tests, stops it, and returns the status to exit
 // with, which is not 0 either if anything is left behind.
@@ -101,40 +116,99 @@ func more() error {
 // noRuntime is what a program says that was built without a container runtime.
 const noRuntime = "this build has no container runtime"
 
-// start starts a cluster of one node. What there is of it is returned with an error, too.
+// start starts a cluster. What there is of it is returned with an error, too.
 func start(keelson string, o Options) (c *Cluster, err error) {
-	c = &Cluster{keelson: keelson}
-	if c.Lab, err = newLab(); err != nil {
-		return c, err
-	}
-	if c.One, err = c.machine("one"); err != nil {
-		return c, err
-	}
-	resolv := filepath.Join(c.Dir, "resolv.conf")
-	if err := os.WriteFile(resolv, []byte("nameserver "+Outside+"\n"), 0o644); err != nil {
-		return c, err
-	}
-	if err := c.install(keelson, filepath.Join(c.One.Data(), "node")); err != nil {
-		return c, err
-	}
-	args := slices.Concat([]string{
-		"up", "--data-dir", c.One.Data(), "--bind-address", "0.0.0.0", "--advertise-address", c.One.Address, "--secure-port", "6443",
-		"--node", "--node-name", c.One.Name, "--node-ip", c.One.Address,
-	}, c.One.flags(resolv), o.Args)
-	c.Up = &Program{Log: filepath.Join(c.One.Dir, "log"), ns: c.One.NetNS, path: keelson, args: args}
-	if err := c.Up.Start(); err != nil {
-		return c, err
-	}
-	if err := c.Up.Says("ready:"); err != nil {
-		if strings.Contains(err.Error(), noRuntime) {
-			err = fmt.Errorf("nodetest: the container runtime is %w: bin/keelson was built without libseccomp", errMissing)
-		}
+	c = &Cluster{keelson: keelson, nodes: map[string]*Program{}}
+	if err := c.startUp(o); err != nil {
 		return c, err
 	}
 	if err := c.connect(); err != nil {
 		return c, err
 	}
-	return c, c.Serves(c.One.Name)
+	for _, name := range o.Nodes {
+		if err := c.join(name, o.NodeArgs); err != nil {
+			return c, err
+		}
+	}
+	for _, m := range c.machines {
+		if err := c.Serves(m.Name); err != nil {
+			return c, err
+		}
+	}
+	return c, nil
+}
+
+// startUp starts keelson up on the first machine.
+func (c *Cluster) startUp(o Options) (err error) {
+	if c.Lab, err = newLab(); err != nil {
+		return err
+	}
+	if c.One, err = c.machine("one"); err != nil {
+		return err
+	}
+	if err := os.WriteFile(c.resolv(), []byte("nameserver "+Outside+"\n"), 0o644); err != nil {
+		return err
+	}
+	if err := c.install(c.keelson, c.One.node()); err != nil {
+		return err
+	}
+	args := slices.Concat([]string{
+		"up", "--data-dir", c.One.Data(), "--bind-address", "0.0.0.0", "--advertise-address", c.One.Address, "--secure-port", "6443",
+		"--node", "--node-name", c.One.Name, "--node-ip", c.One.Address,
+	}, c.flags(c.One), o.NodeArgs, o.Args)
+	c.Up = c.program(c.One, args)
+	if err := c.Up.Start(); err != nil {
+		return err
+	}
+	if err := c.Up.Says("ready:"); err != nil {
+		if strings.Contains(err.Error(), noRuntime) {
+			err = fmt.Errorf("nodetest: the container runtime is %w: bin/keelson was built without libseccomp", errMissing)
+		}
+		return err
+	}
+	return nil
+}
+
+// token is what machines join with.
+const token = "nodete.0123456789abcdef"
+
+// join starts keelson node on one more machine.
+func (c *Cluster) join(name string, more []string) error {
+	m, err := c.machine(name)
+	if err != nil {
+		return err
+	}
+	if err := c.install(c.keelson, m.node()); err != nil {
+		return err
+	}
+	id, secret, _ := strings.Cut(token, ".")
+	_, err = c.Client.CoreV1().Secrets("kube-system").Create(context.Background(), &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "bootstrap-token-" + id}, Type: corev1.SecretTypeBootstrapToken,
+		StringData: map[string]string{"token-id": id, "token-secret": secret, "usage-bootstrap-authentication": "true"},
+	}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	args := slices.Concat([]string{
+		"node", "--server", "https://" + c.One.Address + ":6443", "--token", token, "--certificate-authority", filepath.Join(c.One.Data(), "pki", "ca.crt"),
+		"--data-dir", m.node(), "--name", m.Name, "--ip", m.Address,
+	}, c.flags(m), more)
+	c.nodes[name] = c.program(m, args)
+	return c.nodes[name].Start()
+}
+
+func (c *Cluster) program(m *Machine, args []string) *Program {
+	return &Program{Log: filepath.Join(m.Dir, "log"), ns: m.NetNS, path: c.keelson, args: args}
+}
+
+// resolv is the file with the resolver of all machines.
+func (c *Cluster) resolv() string { return filepath.Join(c.Dir, "resolv.conf") }
+
+// flags are those that every node has.
+func (c *Cluster) flags(m *Machine) []string {
+	return []string{
+		"--cgroup-root", m.Cgroup, "--pod-logs-dir", m.Logs(), "--pod-manifest-path", m.Manifests(), "--resolv-conf", c.resolv(), "--log-level", "info",
+	}
 }
 
 // Serves waits until a node's server is reached by way of the API server, as exec and logs need it: it gets its certificate
@@ -145,13 +219,6 @@ func (c *Cluster) Serves(node string) error {
 		if err == nil || time.Now().After(end) {
 			return err
 		}
-	}
-}
-
-// flags are those that every node has.
-func (m *Machine) flags(resolv string) []string {
-	return []string{
-		"--cgroup-root", m.Cgroup, "--pod-logs-dir", m.Logs(), "--pod-manifest-path", m.Manifests(), "--resolv-conf", resolv, "--log-level", "info",
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -150,18 +151,28 @@ func (c *Cluster) Run(t testing.TB, ns string, pod *corev1.Pod) string {
 // Log is the log of a container.
 func (c *Cluster) Log(t testing.TB, ns, pod, container string) string {
 	t.Helper()
-	b, err := c.Client.CoreV1().Pods(ns).GetLogs(pod, &corev1.PodLogOptions{Container: container}).DoRaw(t.Context())
+	log, err := c.TryLog(t.Context(), ns, pod, &corev1.PodLogOptions{Container: container})
 	require.NoError(t, err)
-	return string(b)
+	return log
+}
+
+// TryLog is Log for what may fail. Other than DoRaw it tells what the server says.
+func (c *Cluster) TryLog(ctx context.Context, ns, pod string, o *corev1.PodLogOptions) (string, error) {
+	stream, err := c.Client.CoreV1().Pods(ns).GetLogs(pod, o).Stream(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer stream.Close()
+	b, err := io.ReadAll(stream)
+	return string(b), err
 }
 
 // Logs waits until the log of a container has a text in it, and returns the log.
 func (c *Cluster) Logs(t testing.TB, ns, pod, container, text string) (log string) {
 	t.Helper()
 	Until(t, fmt.Sprintf("%q in the log of %s", text, pod), func() (bool, any) {
-		b, err := c.Client.CoreV1().Pods(ns).GetLogs(pod, &corev1.PodLogOptions{Container: container}).DoRaw(t.Context())
-		log = string(b)
-		if err != nil {
+		var err error
+		if log, err = c.TryLog(t.Context(), ns, pod, &corev1.PodLogOptions{Container: container}); err != nil {
 			return false, err
 		}
 		return strings.Contains(log, text), log

@@ -1,6 +1,7 @@
 package registration
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -35,16 +36,35 @@ func (c *Credentials) Serving(node func() *corev1.Node) (*Serving, error) {
 	if err != nil {
 		return nil, err
 	}
+	template := func() *x509.CertificateRequest { return servingTemplate(c.cfg.Name, node()) }
 	s.manager, err = certificate.NewManager(&certificate.Config{
 		ClientsetFn: c.clientset, CertificateStore: files, SignerName: certificatesv1.KubeletServingSignerName,
-		GetTemplate: func() *x509.CertificateRequest { return servingTemplate(c.cfg.Name, node()) },
+		GetTemplate: template,
 		GetUsages:   certificate.DefaultKubeletServingGetUsages, RequestedCertificateLifetime: life(c.cfg.Life), Name: "server", Ctx: &c.ctx,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("registration: %w", err)
 	}
-	s.manager.Start()
+	go s.start(c.ctx, template)
 	return s, nil
+}
+
+// lookForAddresses is how often it is seen whether the node has addresses.
+const lookForAddresses = 20 * time.Millisecond
+
+// start starts the manager once there is something to ask for. A manager that finds nothing at first waits for seconds before it
+// looks again, during which nobody could reach the pods of a new node.
+func (s *Serving) start(ctx context.Context, template func() *x509.CertificateRequest) {
+	t := time.NewTicker(lookForAddresses)
+	defer t.Stop()
+	for template() == nil {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+	s.manager.Start()
 }
 
 // Certificate is the one to show, for tls.Config.GetCertificate.

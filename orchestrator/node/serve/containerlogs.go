@@ -80,7 +80,9 @@ func (s *Server) container(r *http.Request, previous bool) (id, logPath string, 
 	if !known {
 		return "", "", failed(http.StatusNotFound, "container %q not found in pod %q", container, name)
 	}
-	id, logPath, err = s.cfg.Workers.Container(namespace, name, container, previous)
+	// One that waits for its next start has already become the one before, whatever else the runtime still has.
+	ended := status != nil && status.State.Waiting != nil && status.LastTerminationState.Terminated != nil
+	id, logPath, err = s.cfg.Workers.Container(namespace, name, container, previous && !ended)
 	switch {
 	case err == nil && id != "":
 		return id, logPath, nil

@@ -166,7 +166,7 @@ func (w *workers) Container(_, _, container string, previous bool) (string, stri
 	switch {
 	case container == "a" && previous:
 		return "a", w.path + ".before", nil
-	case container == "a":
+	case container == "a" || container == "fails" && !previous:
 		return "a", w.path, nil
 	case container == "gone":
 		return "gone", w.path + ".none", nil

@@ -78,13 +78,17 @@ func start(t *testing.T, name string, change ...func(*serve.Config)) *world {
 	cert, err := w.authority.Server("node-"+name, "127.0.0.1")
 	require.NoError(t, err)
 	pod, err := w.client.CoreV1().Pods(w.namespace).Create(ctx, &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{NodeName: name, Containers: []corev1.Container{{Name: "a", Image: "i"}, {Name: "b", Image: "i"}, {Name: "gone", Image: "i"}}},
+		ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{NodeName: name, Containers: []corev1.Container{{Name: "a", Image: "i"}, {Name: "b", Image: "i"}, {Name: "gone", Image: "i"}, {Name: "fails", Image: "i"}}},
 	}, metav1.CreateOptions{})
 	require.NoError(t, err)
 	w.runtime = newRuntime(t, string(pod.UID))
 	known := pod.DeepCopy()
 	known.Status.ContainerStatuses = []corev1.ContainerStatus{
 		{Name: "a"}, {Name: "b", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}}},
+		{
+			Name: "fails", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
+			LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ContainerID: "test://a"}},
+		},
 	}
 	w.workers = &workers{pod: known, path: filepath.Join(t.TempDir(), "0.log")}
 	require.NoError(t, os.WriteFile(w.workers.path, []byte(logText), 0o600))
@@ -274,6 +278,7 @@ func TestLogs(t *testing.T) {
 		"tail":     {func(o *corev1.PodLogOptions) { o.TailLines = &one }, "three\n"},
 		"limit":    {func(o *corev1.PodLogOptions) { o.LimitBytes = &ten }, "one\ntw"},
 		"previous": {func(o *corev1.PodLogOptions) { o.Previous = true }, "before\n"},
+		"fails":    {func(o *corev1.PodLogOptions) { o.Container, o.Previous = "fails", true }, "one\ntwo\nthree\n"},
 		"stream":   {func(o *corev1.PodLogOptions) { s := corev1.LogStreamStderr; o.Stream = &s }, "two\n"},
 		"times":    {func(o *corev1.PodLogOptions) { o.TailLines, o.Timestamps = &one, true }, "2026-01-02T15:04:07.000000001Z three\n"},
 		"insecure": {func(o *corev1.PodLogOptions) { o.InsecureSkipTLSVerifyBackend = true }, "one\ntwo\nthree\n"},
@@ -287,13 +292,13 @@ func TestLogs(t *testing.T) {
 		require.Equal(t, c.want, out, name)
 	}
 	for text, change := range map[string]func(*corev1.PodLogOptions){
-		"a container name must be specified for pod p, choose one of: [a b gone]": func(o *corev1.PodLogOptions) { o.Container = "" },
-		"container x is not valid for pod p":                                      func(o *corev1.PodLogOptions) { o.Container = "x" },
-		`container "b" in pod "p" is waiting to start: ContainerCreating`:         func(o *corev1.PodLogOptions) { o.Container = "b" },
-		`previous terminated container "b" in pod "p" not found`:                  func(o *corev1.PodLogOptions) { o.Container, o.Previous = "b", true },
-		"the log of container \"gone\" is not there":                              func(o *corev1.PodLogOptions) { o.Container = "gone" },
-		"must be greater than or equal to 0":                                      func(o *corev1.PodLogOptions) { n := int64(-1); o.TailLines = &n },
-		"at most one of":                                                          func(o *corev1.PodLogOptions) { o.SinceSeconds, o.SinceTime = &one, &metav1.Time{Time: time.Now()} },
+		"a container name must be specified for pod p, choose one of: [a b gone fails]": func(o *corev1.PodLogOptions) { o.Container = "" },
+		"container x is not valid for pod p":                                            func(o *corev1.PodLogOptions) { o.Container = "x" },
+		`container "b" in pod "p" is waiting to start: ContainerCreating`:               func(o *corev1.PodLogOptions) { o.Container = "b" },
+		`previous terminated container "b" in pod "p" not found`:                        func(o *corev1.PodLogOptions) { o.Container, o.Previous = "b", true },
+		"the log of container \"gone\" is not there":                                    func(o *corev1.PodLogOptions) { o.Container = "gone" },
+		"must be greater than or equal to 0":                                            func(o *corev1.PodLogOptions) { n := int64(-1); o.TailLines = &n },
+		"at most one of":                                                                func(o *corev1.PodLogOptions) { o.SinceSeconds, o.SinceTime = &one, &metav1.Time{Time: time.Now()} },
 	} {
 		_, err := get(change)
 		require.ErrorContains(t, err, text)

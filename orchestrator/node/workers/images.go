@@ -153,8 +153,11 @@ func (ws *Workers) inspect(ctx context.Context, spec *runtimeapi.ImageSpec) (*im
 		return nil, nil
 	}
 	i := &image{ref: r.Image.Id, user: imageUser{name: r.Image.Username}}
-	if r.Image.Uid != nil {
+	switch {
+	case r.Image.Uid != nil:
 		i.user = imageUser{uid: &r.Image.Uid.Value}
+	case r.Image.Username == "": // an image that names nobody runs as root
+		i.user = imageUser{uid: new(int64)}
 	}
 	return i, nil
 }

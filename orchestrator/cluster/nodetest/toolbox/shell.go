@@ -9,6 +9,8 @@ import (
 	"os"
 	"strings"
 
+	"golang.org/x/sys/unix"
+	"mvdan.cc/sh/v3/expand"
 	"mvdan.cc/sh/v3/interp"
 	"mvdan.cc/sh/v3/syntax"
 )
@@ -31,7 +33,7 @@ func shell(args []string) error {
 		defer f.Close()
 		source, name, args = f, args[0], args[1:]
 	}
-	runner, err := interp.New(interp.StdIO(os.Stdin, os.Stdout, os.Stderr), interp.Params(append([]string{"--"}, args...)...))
+	runner, err := interp.New(interp.StdIO(os.Stdin, os.Stdout, os.Stderr), interp.Params(append([]string{"--"}, args...)...), interp.CallHandler(replace))
 	if err != nil {
 		return err
 	}
@@ -43,6 +45,26 @@ func shell(args []string) error {
 		return err
 	}
 	return exited(runner.Run(context.Background(), script))
+}
+
+// replace makes exec what it is: the program takes the place of the shell, with its signals.
+func replace(ctx context.Context, args []string) ([]string, error) {
+	if len(args) < 2 || args[0] != "exec" {
+		return args, nil
+	}
+	h := interp.HandlerCtx(ctx)
+	path, err := interp.LookPathDir(h.Dir, h.Env, args[1])
+	if err != nil {
+		return nil, err
+	}
+	var env []string
+	h.Env.Each(func(name string, v expand.Variable) bool {
+		if v.Exported {
+			env = append(env, name+"="+v.String())
+		}
+		return true
+	})
+	return nil, unix.Exec(path, args[1:], env)
 }
 
 // converse runs each line as it comes.
