@@ -64,3 +64,11 @@ func TestPodRanges(t *testing.T) {
 		require.Equal(t, want == "", err != nil, text)
 	}
 }
+
+// TestNodeDefaults has everything that the parts of a node take for granted: a node that runs alone got no registry, and died.
+func TestNodeDefaults(t *testing.T) {
+	n := Node{Name: "alone"}
+	require.NoError(t, n.defaults())
+	require.NotNil(t, n.Registry)
+	require.Equal(t, defaultServiceRange, n.ServiceRange)
+}

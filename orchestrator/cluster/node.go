@@ -41,7 +41,7 @@ type Node struct {
 	NodeNetwork
 	// Handlers are names of RuntimeClass handlers that the embedded runtime knows.
 	Handlers []string
-	Registry *prometheus.Registry
+	Registry *prometheus.Registry // nil: one of its own
 	Logger   *zap.Logger
 }
 
@@ -67,6 +67,9 @@ func (n *Node) defaults() error {
 	n.Dir = cmp.Or(n.Dir, "/var/lib/keelson/node")
 	n.ClusterDomain, n.ResolvConf = cmp.Or(n.ClusterDomain, "cluster.local"), cmp.Or(n.ResolvConf, "/etc/resolv.conf")
 	n.ServiceRange = cmp.Or(n.ServiceRange, defaultServiceRange)
+	if n.Registry == nil {
+		n.Registry = newRegistry()
+	}
 	var err error
 	n.Dir, err = filepath.Abs(n.Dir)
 	return err
