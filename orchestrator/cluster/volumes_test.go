@@ -15,6 +15,7 @@ import (
 	volumehelpers "k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
 
+	"github.com/keelson-io/keelson/orchestrator/cluster"
 	"github.com/keelson-io/keelson/orchestrator/cluster/clustertest"
 )
 
@@ -116,6 +117,18 @@ func TestVolumes(t *testing.T) {
 	})
 	u.says("third", "0/3 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 2 node(s) had volume node affinity conflict."+helpless)
 
+	why, err := cluster.ExplainPod(t.Context(), c.Config, nil, u.ns, "third")
+	require.NoError(t, err)
+	conflicts := 0
+	for _, n := range why.Nodes {
+		for _, r := range n.Rejections {
+			if r.String() == "VolumeBinding: node(s) had volume node affinity conflict" {
+				conflicts++
+			}
+		}
+	}
+	require.Equal(t, 2, conflicts, "%v", why)
+
 	// a claim that is made for the pod
 	u.runs("scratch", corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{VolumeClaimTemplate: &corev1.PersistentVolumeClaimTemplate{Spec: corev1.PersistentVolumeClaimSpec{
 		AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOncePod},
@@ -128,7 +141,7 @@ func TestVolumes(t *testing.T) {
 	}, "one pod only")
 
 	// one that somebody else should bind, and nobody does
-	_, err := u.StorageV1().StorageClasses().Create(t.Context(), &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "now"}, Provisioner: "nobody.example.com"}, metav1.CreateOptions{})
+	_, err = u.StorageV1().StorageClasses().Create(t.Context(), &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "now"}, Provisioner: "nobody.example.com"}, metav1.CreateOptions{})
 	require.NoError(t, err)
 	u.claims("now", "now")
 	u.runs("now", ofClaim("now"))

@@ -212,7 +212,7 @@ func (v *volumeController) hostPath(c *corev1.PersistentVolumeClaim, class *stor
 	if slices.Contains(c.Spec.AccessModes, corev1.ReadWriteMany) || slices.Contains(c.Spec.AccessModes, corev1.ReadOnlyMany) {
 		return nil, fmt.Errorf("only the access modes ReadWriteOnce and ReadWriteOncePod are supported: a volume is on one node")
 	}
-	node, err := v.nodeFor(c)
+	node, err := v.nodeFor(c, class)
 	if err != nil {
 		return nil, err
 	}
@@ -243,8 +243,8 @@ func (v *volumeController) hostPath(c *corev1.PersistentVolumeClaim, class *stor
 	}, nil
 }
 
-// nodeFor is the node that the scheduler chose for a claim, or the one with the fewest volumes.
-func (v *volumeController) nodeFor(c *corev1.PersistentVolumeClaim) (*corev1.Node, error) {
+// nodeFor is the node that the scheduler chose for a claim, or, of those that the class allows, the one with the fewest volumes.
+func (v *volumeController) nodeFor(c *corev1.PersistentVolumeClaim, class *storagev1.StorageClass) (*corev1.Node, error) {
 	if name := c.Annotations[volumehelpers.AnnSelectedNode]; name != "" {
 		o, exists, err := v.nodes.GetByKey(name)
 		if err != nil || !exists {
@@ -261,7 +261,7 @@ func (v *volumeController) nodeFor(c *corev1.PersistentVolumeClaim) (*corev1.Nod
 	var best *corev1.Node
 	for _, o := range v.nodes.List() {
 		n := o.(*corev1.Node)
-		if n.Spec.Unschedulable || n.Labels[corev1.LabelHostname] == "" {
+		if n.Spec.Unschedulable || n.Labels[corev1.LabelHostname] == "" || !allows(class, n) {
 			continue
 		}
 		a, b := held[n.Labels[corev1.LabelHostname]], 0
@@ -276,6 +276,16 @@ func (v *volumeController) nodeFor(c *corev1.PersistentVolumeClaim) (*corev1.Nod
 		return nil, fmt.Errorf("there is no node to make the volume on")
 	}
 	return best, nil
+}
+
+// allows says whether a class lets volumes be on a node: if it names topologies at all, the node is in one of them.
+func allows(class *storagev1.StorageClass, n *corev1.Node) bool {
+	return len(class.AllowedTopologies) == 0 || slices.ContainsFunc(class.AllowedTopologies, func(t corev1.TopologySelectorTerm) bool {
+		return len(t.MatchLabelExpressions) > 0 && !slices.ContainsFunc(t.MatchLabelExpressions, func(r corev1.TopologySelectorLabelRequirement) bool {
+			value, has := n.Labels[r.Key]
+			return !has || !slices.Contains(r.Values, value)
+		})
+	})
 }
 
 // madeHere says whether a volume is one of the built-in provisioner.

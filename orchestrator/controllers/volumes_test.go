@@ -199,6 +199,21 @@ func TestVolumesCannotBeMadeThere(t *testing.T) {
 	}
 }
 
+// TestVolumesWithoutAPod makes the volume of a claim that waits for no pod on a node that its class allows.
+func TestVolumesWithoutAPod(t *testing.T) {
+	class := storageClass("near", storagev1.VolumeBindingImmediate, HostPathProvisioner)
+	class.AllowedTopologies = []corev1.TopologySelectorTerm{{MatchLabelExpressions: []corev1.TopologySelectorLabelRequirement{{Key: "zone", Values: []string{"b", "c"}}}}}
+	host := func(name, zone string) *corev1.Node {
+		return machine(name, map[string]string{corev1.LabelHostname: name, "zone": zone})
+	}
+	w := startVolumes(t, host("n1", "a"), host("n2", "b"), machine("n0", map[string]string{corev1.LabelHostname: "n0"}), class,
+		claim("c", "1Gi", func(c *corev1.PersistentVolumeClaim) { c.Spec.StorageClassName = ptr.To("near") }))
+	w.claimIs("c", corev1.ClaimBound, "pvc-claim-1")
+	p, err := w.client.CoreV1().PersistentVolumes().Get(w.ctx, "pvc-claim-1", metav1.GetOptions{})
+	require.NoError(t, err)
+	require.Equal(t, "n2", hostOf(p))
+}
+
 func TestVolumesOfOthers(t *testing.T) {
 	w := startVolumes(t, storageClass("fast", storagev1.VolumeBindingImmediate, "csi.example"), claim("c", "1Gi", func(c *corev1.PersistentVolumeClaim) { c.Spec.StorageClassName = ptr.To("fast") }))
 	eventually(t, func() error {

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -224,5 +225,29 @@ func TestDeletedPodWaitsForNoVolume(t *testing.T) {
 		w.remove("p")
 		settled(20 * time.Second)
 		require.Equal(t, "n1", w.pod("next").Spec.NodeName)
+	})
+}
+
+// TestPreemptionFreesAClaim has a pod give way that has a claim which one pod may use.
+func TestPreemptionFreesAClaim(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		claim, volume := newClaim("once", "made"), newVolume("v", "made", "n1")
+		claim.Spec.AccessModes = []v1.PersistentVolumeAccessMode{v1.ReadWriteOncePod}
+		claim.Spec.VolumeName, claim.Status.Phase = "v", v1.ClaimBound
+		claim.Annotations = map[string]string{volumehelpers.AnnBindCompleted: "yes"}
+		volume.Spec.ClaimRef = &v1.ObjectReference{Namespace: "default", Name: "once", UID: claim.UID}
+		low, high := claiming("low", "once"), claiming("high", "once")
+		low.Spec.NodeName, high.Spec.Priority = "n1", ptr.To[int32](10)
+		w := newWorld(t, hostNode("n1"), hostNode("n2"), storageClass("made", "x.csi"), claim, volume, low)
+		stop := w.builtin(t)
+		defer stop()
+		w.create(claiming("equal", "once"))
+		settled(time.Second)
+		require.Contains(t, condition(w.pod("equal"), v1.PodScheduled).Message, "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode")
+		w.create(high)
+		settled(20 * time.Second)
+		require.Equal(t, "n1", w.pod("high").Spec.NodeName)
+		_, err := w.client.CoreV1().Pods("default").Get(t.Context(), "low", metav1.GetOptions{})
+		require.True(t, apierrors.IsNotFound(err), "%v", err)
 	})
 }
