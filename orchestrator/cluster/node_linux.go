@@ -19,6 +19,7 @@ import (
 	miekg "github.com/miekg/dns"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/informers"
@@ -31,6 +32,7 @@ import (
 	"github.com/keelson-io/keelson/orchestrator/network/dns"
 	"github.com/keelson-io/keelson/orchestrator/network/local"
 	"github.com/keelson-io/keelson/orchestrator/network/podnet"
+	"github.com/keelson-io/keelson/orchestrator/network/policy"
 	"github.com/keelson-io/keelson/orchestrator/network/proxy"
 	"github.com/keelson-io/keelson/orchestrator/node"
 	"github.com/keelson-io/keelson/orchestrator/node/cgroup"
@@ -75,7 +77,9 @@ type nodeParts struct {
 	client      kubernetes.Interface
 	shared      informers.SharedInformerFactory
 	network     *podnet.Network
-	runtime     *runtime.Runtime // nil: another one is used
+	policies    *policy.Enforcer
+	everywhere  informers.SharedInformerFactory // of the pods of all nodes, in short
+	runtime     *runtime.Runtime                // nil: another one is used
 	images      *images.Store
 	mine        informers.SharedInformerFactory // of the pods of the node
 	dns         []netip.Addr
@@ -142,9 +146,13 @@ func poolOf(c *rest.Config) (*x509.CertPool, error) {
 
 // run makes the parts and runs them.
 func (p *nodeParts) run(ctx context.Context, authorities *x509.CertPool) (err error) {
+	if err := p.openPolicies(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.policies.Close()) }()
 	p.network, err = podnet.New(podnet.Config{
 		Nodes: p.shared.Core().V1().Nodes(), Node: p.Name, Dir: filepath.Join(p.Dir, "network"), Backend: podnet.Backend(cmp.Or(p.Backend, string(podnet.Routes))),
-		Clock: clock.Real, Logger: p.Logger.Named("network"),
+		Guard: p.policies, Clock: clock.Real, Logger: p.Logger.Named("network"),
 	})
 	if err != nil {
 		return err
@@ -175,13 +183,18 @@ func (p *nodeParts) run(ctx context.Context, authorities *x509.CertPool) (err er
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
 	p.shared.StartWithContext(ctx)
 	defer p.mine.Shutdown()
+	defer p.everywhere.Shutdown()
+	defer cancel() // before the informers are waited for
 	p.mine.StartWithContext(ctx)
+	p.everywhere.StartWithContext(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return ended(ctx, p.network.Run(ctx)) })
 	g.Go(func() error { return ended(ctx, services.Run(ctx)) })
 	g.Go(func() error { return ended(ctx, announce(ctx)) })
+	g.Go(func() error { return ended(ctx, p.policies.Run(ctx)) })
 	g.Go(func() error { return local.Keep(ctx, p.dns, p.Logger.Named("network")) })
 	g.Go(func() error { return ended(ctx, names.Run(ctx)) })
 	if p.runtime != nil {
@@ -238,6 +251,22 @@ func prefixes(ranges string) (out []netip.Prefix) {
 		}
 	}
 	return out
+}
+
+// openPolicies makes what enforces network policies.
+func (p *nodeParts) openPolicies() (err error) {
+	p.everywhere = informers.NewSharedInformerFactoryWithOptions(p.client, 0, informers.WithTransform(policy.Trim), informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+		o.FieldSelector = fmt.Sprintf("status.phase!=%s,status.phase!=%s", corev1.PodSucceeded, corev1.PodFailed)
+	}))
+	cfg := policy.Config{
+		Pods: p.everywhere.Core().V1().Pods().Informer(), Namespaces: p.shared.Core().V1().Namespaces().Informer(),
+		Policies: p.shared.Networking().V1().NetworkPolicies().Informer(), DNS: p.dns, Clock: clock.Real, Logger: p.Logger.Named("policies"),
+	}
+	if p.Registry != nil {
+		cfg.Registerer = p.Registry
+	}
+	p.policies, err = policy.New(cfg)
+	return err
 }
 
 // names makes the DNS server of the node.

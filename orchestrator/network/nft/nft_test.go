@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/nftables"
@@ -168,5 +169,78 @@ func TestRanges(t *testing.T) {
 			got += fmt.Sprintf("%x-%x ", e.Key, e.Last)
 		}
 		require.Equal(t, c.want, got, c.prefixes)
+	}
+}
+
+func TestWithout(t *testing.T) {
+	for _, c := range []struct {
+		whole string
+		holes []string
+		want  string
+	}{
+		{"10.0.0.0/24", nil, "10.0.0.0-10.0.0.255"},
+		{"10.0.0.0/24", []string{"10.0.0.0/8"}, ""},
+		{"10.0.0.0/24", []string{"10.0.0.0/25"}, "10.0.0.128-10.0.0.255"},
+		{"10.0.0.0/24", []string{"10.0.0.128/25", "11.0.0.0/8", "9.0.0.0/8"}, "10.0.0.0-10.0.0.127"},
+		{"10.0.0.0/24", []string{"10.0.0.9/32", "10.0.0.64/26"}, "10.0.0.0-10.0.0.8 10.0.0.10-10.0.0.63 10.0.0.128-10.0.0.255"},
+		{"0.0.0.0/0", []string{"0.0.0.0/1", "255.255.255.255/32"}, "128.0.0.0-255.255.255.254"},
+		{"0.0.0.0/0", []string{"10.1.0.0/16"}, "0.0.0.0-10.0.255.255 10.2.0.0-255.255.255.255"},
+	} {
+		var holes []netip.Prefix
+		for _, h := range c.holes {
+			holes = append(holes, netip.MustParsePrefix(h))
+		}
+		var got []string
+		for _, e := range Without(Ranges(IPv4, netip.MustParsePrefix(c.whole))[0], Ranges(IPv4, holes...)) {
+			got = append(got, NewSet(Keys(Addr4)).text(e))
+		}
+		require.Equal(t, c.want, strings.Join(got, " "), c)
+	}
+}
+
+// A set that was made from the one before is written by its difference, and is what a fresh one would be.
+func TestWith(t *testing.T) {
+	w, conn := open(t)
+	r := rand.New(rand.NewPCG(3, 1))
+	some := func() (all []Element) {
+		for range r.IntN(4) {
+			all = append(all, Element{Key: []byte{10, 0, 0, byte(r.IntN(8))}, Goto: []string{"a", "b"}[r.IntN(2)]})
+		}
+		return all
+	}
+	table := func(s *Set) *Table {
+		x := NewTable("test")
+		x.Chain("a", nil, Rule{Drop})
+		x.Chain("b", nil, Rule{Accept})
+		x.Chain("base", forward, Rule{Is(IPv4), Vmap("pods", Daddr(IPv4))})
+		x.Sets["pods"] = s
+		return x
+	}
+	now := NewSet(Keys(Addr4).To(Verdict))
+	require.NoError(t, w.Sync(table(now)))
+	for i := range 200 {
+		was := now
+		before := table(was).String()
+		now = was.With(some(), some())
+		require.Equal(t, before, table(was).String(), "the old one changed")
+		require.True(t, now.follows(was))
+		gone, come := difference(was, now)
+		slow := &Set{Type: now.Type, Elements: now.Elements}
+		goneToo, comeToo := difference(was, slow)
+		require.ElementsMatch(t, goneToo, gone)
+		require.ElementsMatch(t, comeToo, come)
+		if i%5 == 0 { // one that is not written
+			now = now.With(some(), some())
+			require.False(t, now.follows(was))
+		}
+		require.NoError(t, w.Sync(table(now)))
+		intact, err := w.intact()
+		require.NoError(t, err)
+		require.True(t, intact, table(now))
+		kernel, err := conn.GetSetElements(now.kernel(&nftables.Table{Name: "test", Family: nftables.TableFamilyINet}, "pods", 1))
+		require.NoError(t, err)
+		for _, e := range kernel {
+			require.Contains(t, string(e.Val), now.Elements[Element{Key: e.Key}.ID()].Goto+"\x00", "where the kernel goes")
+		}
 	}
 }

@@ -75,7 +75,7 @@ func (p *Patch) sides(t *Table) (was, want *Table, err error) {
 				after[id] = *e
 			}
 		}
-		was.Sets[name], want.Sets[name] = &Set{s.Type, before}, &Set{s.Type, after}
+		was.Sets[name], want.Sets[name] = &Set{Type: s.Type, Elements: before}, &Set{Type: s.Type, Elements: after}
 	}
 	return was, want, nil
 }

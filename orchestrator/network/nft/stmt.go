@@ -116,6 +116,16 @@ var Dport = Field{"th dport", 1, func(r uint32) expr.Any {
 // L4Proto is the transport protocol.
 var L4Proto = Field{"meta l4proto", 1, func(r uint32) expr.Any { return &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: r} }}
 
+// IIF is the name of the interface that a packet came in on; OIF, that it leaves by.
+var (
+	IIF = ifField("iifname", expr.MetaKeyIIFNAME)
+	OIF = ifField("oifname", expr.MetaKeyOIFNAME)
+)
+
+func ifField(word string, k expr.MetaKey) Field {
+	return Field{word, unix.IFNAMSIZ / 4, func(r uint32) expr.Any { return &expr.Meta{Key: k, Register: r} }}
+}
+
 // key loads fields one after the other.
 func key(fields []Field) (text string, exprs []expr.Any, words uint32) {
 	var names []string
@@ -175,8 +185,7 @@ func ifname(word string, k expr.MetaKey, name string, op expr.CmpOp) Stmt {
 	start, prefix := strings.CutSuffix(name, "*")
 	data := []byte(start)
 	if !prefix {
-		data = make([]byte, unix.IFNAMSIZ)
-		copy(data, start)
+		data = Name(start)
 	}
 	not := ""
 	if op == expr.CmpOpNeq {
@@ -251,3 +260,10 @@ func Port(p uint16) []byte { return append(binary.BigEndian.AppendUint16(nil, p)
 
 // Byte is a protocol as it stands in a key, padded to a register.
 func Byte(b byte) []byte { return []byte{b, 0, 0, 0} }
+
+// Name is the name of an interface as it stands in a key.
+func Name(s string) []byte {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b, s)
+	return b
+}

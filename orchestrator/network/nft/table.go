@@ -3,6 +3,7 @@ package nft
 import (
 	"bytes"
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -63,6 +64,7 @@ var (
 	Addr6     = nftables.TypeIP6Addr
 	ProtoType = nftables.TypeInetProto
 	PortType  = nftables.TypeInetService
+	NameType  = nftables.TypeIFName // of an interface
 	Verdict   = nftables.TypeVerdict
 )
 
@@ -104,7 +106,18 @@ func (t Type) Learned(size uint32) Type {
 type Set struct {
 	Type     Type
 	Elements map[string]Element
+	delta    *delta // or nil
 }
+
+// delta is how a set differs from the one that it was made from.
+type delta struct {
+	from     *mark
+	is       *mark
+	del, add []Element
+}
+
+// mark is a set's identity, which does not keep the set in memory.
+type mark struct{ _ byte }
 
 // Element is an element of a set: a key, or the range from Key to Last inclusive; in a map with a value, or a chain to go to.
 type Element struct {
@@ -122,12 +135,68 @@ func (e Element) same(o Element) bool { return bytes.Equal(e.Value, o.Value) && 
 func (t *Table) Set(name string, typ Type, elements ...Element) {
 	s := t.Sets[name]
 	if s == nil {
-		s = &Set{Type: typ, Elements: make(map[string]Element, len(elements))}
-		t.Sets[name] = s
+		t.Sets[name] = NewSet(typ, elements...)
+		return
 	}
+	s.delta = nil // it is being made
 	for _, e := range elements {
 		s.Elements[e.ID()] = e
 	}
+}
+
+// NewSet makes a set that can be put into tables. Two tables that hold the very same set, or chain, are known to be equal in it.
+func NewSet(typ Type, elements ...Element) *Set {
+	s := &Set{Type: typ, Elements: make(map[string]Element, len(elements)), delta: &delta{is: &mark{}}}
+	for _, e := range elements {
+		s.Elements[e.ID()] = e
+	}
+	return s
+}
+
+// With is a set without some elements and with others. A Writer that wrote s writes only these. The cost is that of a copy of the
+// map: s stays as it is.
+func (s *Set) With(del, add []Element) *Set {
+	d := &delta{is: &mark{}}
+	if s.delta != nil {
+		d.from = s.delta.is
+	}
+	n := &Set{Type: s.Type, Elements: maps.Clone(s.Elements), delta: d}
+	if n.Elements == nil {
+		n.Elements = map[string]Element{}
+	}
+	was := map[string]Element{} // what changed, as it was in s
+	note := func(id string) {
+		if _, ok := was[id]; !ok {
+			was[id] = s.Elements[id]
+		}
+	}
+	for _, e := range del {
+		note(e.ID())
+		delete(n.Elements, e.ID())
+	}
+	for _, e := range add {
+		note(e.ID())
+		n.Elements[e.ID()] = e
+	}
+	for id, old := range was {
+		now, is := n.Elements[id]
+		_, was := s.Elements[id]
+		if was && is && now.same(old) {
+			continue
+		}
+		if was {
+			d.del = append(d.del, old)
+		}
+		if is {
+			d.add = append(d.add, now)
+		}
+	}
+	return n
+}
+
+// follows says whether a set was made from another one, by With.
+func (s *Set) follows(was *Set) bool {
+	return s.delta != nil && was.delta != nil && s.delta.from == was.delta.is
 }
 
 // String is the whole table in the words of the nft program, in an order that only depends on what is in it.
@@ -137,8 +206,7 @@ func (t *Table) String() string {
 		s := t.Sets[name]
 		fmt.Fprintf(&b, "set %s\n", name)
 		for _, id := range slices.Sorted(maps.Keys(s.Elements)) {
-			e := s.Elements[id]
-			fmt.Fprintf(&b, "  %s\n", strings.TrimRight(fmt.Sprintf("%x-%x : %x%s", e.Key, e.Last, e.Value, e.Goto), "- :"))
+			fmt.Fprintf(&b, "  %s\n", s.text(s.Elements[id]))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(t.Chains)) {
@@ -148,6 +216,46 @@ func (t *Table) String() string {
 		}
 	}
 	return b.String()
+}
+
+// text is an element in the words of the nft program.
+func (s *Set) text(e Element) string {
+	text := words(s.Type.Key, e.Key)
+	if e.Last != nil && !bytes.Equal(e.Key, e.Last) {
+		text += "-" + words(s.Type.Key, e.Last)
+	}
+	switch {
+	case e.Goto != "":
+		text += " : goto " + e.Goto
+	case e.Value != nil:
+		text += " : " + words(s.Type.Value, e.Value)
+	}
+	return text
+}
+
+// words is a key, whose parts are padded to registers, in words.
+func words(t nftables.SetDatatype, key []byte) string {
+	var parts []string
+	for name := range strings.SplitSeq(t.Name, " . ") {
+		size := map[string]int{Addr4.Name: 4, Addr6.Name: 16, ProtoType.Name: 4, PortType.Name: 4, NameType.Name: 16}[name]
+		if size == 0 || len(key) < size {
+			return fmt.Sprintf("%x", key)
+		}
+		part := key[:size]
+		key = key[size:]
+		switch name {
+		case Addr4.Name, Addr6.Name:
+			a, _ := netip.AddrFromSlice(part)
+			parts = append(parts, a.String())
+		case ProtoType.Name:
+			parts = append(parts, fmt.Sprint(part[0]))
+		case PortType.Name:
+			parts = append(parts, fmt.Sprint(binary.BigEndian.Uint16(part)))
+		default:
+			parts = append(parts, string(bytes.TrimRight(part, "\x00")))
+		}
+	}
+	return strings.Join(parts, " . ")
 }
 
 // kernel is the set as the library describes it.
@@ -225,6 +333,37 @@ func Merge(all []Element) []Element {
 		out = append(out, e)
 	}
 	return out
+}
+
+// Without is a range less those of others, which do not overlap and are in order, as Merge makes them.
+func Without(whole Element, holes []Element) (out []Element) {
+	from := whole.Key
+	for _, h := range holes {
+		if bytes.Compare(h.Last, from) < 0 || bytes.Compare(h.Key, whole.Last) > 0 {
+			continue
+		}
+		if bytes.Compare(h.Key, from) > 0 {
+			out = append(out, Element{Key: from, Last: decrement(h.Key)})
+		}
+		after, ok := increment(h.Last)
+		if !ok || bytes.Compare(after, whole.Last) > 0 {
+			return out
+		}
+		from = after
+	}
+	return append(out, Element{Key: from, Last: whole.Last})
+}
+
+// decrement is the key before one that is not the smallest.
+func decrement(b []byte) []byte {
+	b = bytes.Clone(b)
+	for i := len(b) - 1; i >= 0; i-- {
+		b[i]--
+		if b[i] != 0xff {
+			break
+		}
+	}
+	return b
 }
 
 // bounds are the first and the last address of a prefix.

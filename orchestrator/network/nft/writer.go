@@ -356,7 +356,7 @@ func (b *batch) chain(name string, c *Chain) *nftables.Chain {
 
 // rules writes all rules of a chain where any changed.
 func (b *batch) rules(name string, was, want *Chain) {
-	if was != nil && slices.EqualFunc(was.Rules, want.Rules, func(x, y Rule) bool { return x.String() == y.String() }) {
+	if was == want || was != nil && slices.EqualFunc(was.Rules, want.Rules, func(x, y Rule) bool { return x.String() == y.String() }) {
 		return
 	}
 	c := b.chain(name, want)
@@ -371,16 +371,16 @@ func (b *batch) rules(name string, was, want *Chain) {
 
 // elements deletes and adds what differs.
 func (b *batch) elements(s *nftables.Set, was, want *Set) error {
-	var del, add []nftables.SetElement
-	for id, e := range was.Elements {
-		if x, ok := want.Elements[id]; !ok || !x.same(e) {
-			del = append(del, was.wire(Element{Key: e.Key, Last: e.Last})...)
-		}
+	if was == want {
+		return nil
 	}
-	for id, e := range want.Elements {
-		if x, ok := was.Elements[id]; !ok || !x.same(e) {
-			add = append(add, want.wire(e)...)
-		}
+	var del, add []nftables.SetElement
+	gone, come := difference(was, want)
+	for _, e := range gone {
+		del = append(del, was.wire(Element{Key: e.Key, Last: e.Last})...)
+	}
+	for _, e := range come {
+		add = append(add, want.wire(e)...)
 	}
 	b.empty = b.empty && len(del) == 0 && len(add) == 0
 	for part := range slices.Chunk(del, chunk) {
@@ -394,4 +394,22 @@ func (b *batch) elements(s *nftables.Set, was, want *Set) error {
 		}
 	}
 	return nil
+}
+
+// difference is what turns the elements of one set into those of another.
+func difference(was, want *Set) (del, add []Element) {
+	if want.follows(was) {
+		return want.delta.del, want.delta.add
+	}
+	for id, e := range was.Elements {
+		if x, ok := want.Elements[id]; !ok || !x.same(e) {
+			del = append(del, e)
+		}
+	}
+	for id, e := range want.Elements {
+		if x, ok := was.Elements[id]; !ok || !x.same(e) {
+			add = append(add, e)
+		}
+	}
+	return del, add
 }

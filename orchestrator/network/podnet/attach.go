@@ -99,10 +99,8 @@ func (n *Network) conflict(r *record) error {
 
 // connect makes all that a sandbox needs in the kernel.
 func (n *Network) connect(ctx context.Context, r *record) error {
-	if n.Guard != nil {
-		if err := n.Guard.Admit(ctx, r.pod()); err != nil {
-			return fmt.Errorf("podnet: guard of pod %s/%s: %w", r.Namespace, r.Name, err)
-		}
+	if err := n.admit(ctx, r); err != nil {
+		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return err
@@ -117,6 +115,17 @@ func (n *Network) connect(ctx context.Context, r *record) error {
 		return err
 	}
 	return n.forgetFlows(r)
+}
+
+// admit asks the guard for a sandbox.
+func (n *Network) admit(ctx context.Context, r *record) error {
+	if n.Guard == nil {
+		return nil
+	}
+	if err := n.Guard.Admit(ctx, r.pod()); err != nil {
+		return fmt.Errorf("podnet: guard of pod %s/%s: %w", r.Namespace, r.Name, err)
+	}
+	return nil
 }
 
 // Detach takes a sandbox off the network and frees its addresses. One that is not known is detached.

@@ -57,14 +57,17 @@ const (
 type Pod struct {
 	ID                   string // of the sandbox
 	Namespace, Name, UID string
+	Link                 string // name of the node's end of its link
 	Addresses            []netip.Addr
 }
 
 // Guard isolates pods.
 type Guard interface {
-	// Admit is called before a pod's interface is up: when it returns, what may not reach the pod does not. An error keeps the
-	// pod from being attached. It is called again for pods that are attached when a Network is opened.
+	// Admit is called before a pod's link is made: when it returns, what may not reach the pod does not, nor does the pod reach what
+	// it may not. An error keeps the pod from being attached.
 	Admit(ctx context.Context, p Pod) error
+	// Resume is called by New for pods that an earlier Network had attached and that have their links.
+	Resume(p Pod)
 	// Forget is called when a pod's interface is gone and before its addresses are given to another one.
 	Forget(p Pod)
 }
@@ -124,15 +127,28 @@ func New(c Config) (*Network, error) {
 		n.Close()
 		return nil, err
 	}
-	if c.Guard != nil {
-		for _, p := range n.Pods() {
-			if err := c.Guard.Admit(context.Background(), p); err != nil {
-				n.Close()
-				return nil, fmt.Errorf("podnet: guard of pod %s/%s: %w", p.Namespace, p.Name, err)
-			}
-		}
+	if err := n.resume(); err != nil {
+		n.Close()
+		return nil, err
 	}
 	return n, nil
+}
+
+// resume tells the guard of pods that have their links. Others it is asked for when their links are made.
+func (n *Network) resume() error {
+	if n.Guard == nil {
+		return nil
+	}
+	links, err := n.podLinks()
+	if err != nil {
+		return err
+	}
+	for _, p := range n.Pods() {
+		if links[p.Link] != nil {
+			n.Guard.Resume(p)
+		}
+	}
+	return nil
 }
 
 func (c *Config) complete() error {
@@ -211,7 +227,7 @@ func (n *Network) Pods() []Pod {
 }
 
 func (r *record) pod() Pod {
-	return Pod{ID: r.ID, Namespace: r.Namespace, Name: r.Name, UID: r.UID, Addresses: slices.Clone(r.Addresses)}
+	return Pod{ID: r.ID, Namespace: r.Namespace, Name: r.Name, UID: r.UID, Link: r.Link, Addresses: slices.Clone(r.Addresses)}
 }
 
 // Run follows the cluster's nodes and repairs, until ctx ends. The informer of nodes is started by whom it belongs to.

@@ -185,13 +185,13 @@ func (n *Network) repairPods(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		n.repairPod(id)
+		n.repairPod(ctx, id)
 	}
 	return nil
 }
 
 // repairPod plugs in one sandbox. One whose namespace has ended is left to whom it belongs.
-func (n *Network) repairPod(id string) {
+func (n *Network) repairPod(ctx context.Context, id string) {
 	defer n.busy.lock(id)()
 	n.mu.Lock()
 	r := n.store.records[id]
@@ -205,6 +205,10 @@ func (n *Network) repairPod(id string) {
 	}
 	_ = ns.Close()
 	lg := n.Logger.With(zap.String("sandbox", id), zap.String("pod", r.Namespace+"/"+r.Name))
+	if err := n.admit(ctx, r); err != nil {
+		lg.Warn("a pod's link is gone and cannot be made again", zap.Error(err))
+		return
+	}
 	if err := n.plug(r); err != nil {
 		lg.Warn("a pod's link is gone and cannot be made again", zap.Error(err))
 		return

@@ -256,7 +256,29 @@ func TestGuardAndWrongSource(t *testing.T) {
 	a.stop()
 	g.seen = map[string]bool{}
 	a.start(dir, func(c *Config) { c.Guard = g })
-	require.True(t, g.seen["two 10.244.1.3 fd00:1::3"], g.seen)
+	has := func(what string) bool {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return g.seen[what+" 10.244.1.3 fd00:1::3"]
+	}
+	require.True(t, has("resumed two"))
+	require.False(t, has("two"))
+
+	// A link that is made again is asked for before.
+	l, err := w.handle(a.NetNS).LinkByName(linkName("two"))
+	require.NoError(t, err)
+	require.NoError(t, w.handle(a.NetNS).LinkDel(l))
+	sees(t, a.addrs[0], two.NetNS, w.outside.addrs[0], 80)
+	require.True(t, has("two"))
+	a.stop()
+	l, err = w.handle(a.NetNS).LinkByName(linkName("two"))
+	require.NoError(t, err)
+	require.NoError(t, w.handle(a.NetNS).LinkDel(l))
+	g.seen = map[string]bool{}
+	a.start(dir, func(c *Config) { c.Guard = g })
+	sees(t, a.addrs[0], two.NetNS, w.outside.addrs[0], 80)
+	require.True(t, has("two"))
+	require.False(t, has("resumed two"))
 }
 
 type guard struct {
@@ -274,6 +296,12 @@ func (g *guard) Admit(_ context.Context, p Pod) error {
 		g.seen[key(p)] = true
 	}
 	return g.refuse
+}
+
+func (g *guard) Resume(p Pod) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.seen["resumed "+key(p)] = true
 }
 
 func (g *guard) Forget(p Pod) {
