@@ -232,11 +232,16 @@ func images(t *testing.T, e *conformance.Env) (out []string) {
 	return out
 }
 
-// reimage changes the image of the set's template, and returns the set once its status has the revision of that.
+// reimage changes the image of the set's template, and returns the set as it was once its status had the revision of that, in
+// the middle of the rollout.
 func reimage(t *testing.T, e *conformance.Env, image string) *appsv1.StatefulSet {
 	t.Helper()
-	conformance.Update(t, e, e.Client.AppsV1().StatefulSets(e.NS), "set", func(s *appsv1.StatefulSet) { s.Spec.Template.Spec.Containers[0].Image = image })
-	return statefulIs(t, e, "the new revision is seen", func(s *appsv1.StatefulSetStatus) bool { return s.UpdateRevision != s.CurrentRevision })
+	sets := e.Client.AppsV1().StatefulSets(e.NS)
+	s := conformance.Update(t, e, sets, "set", func(s *appsv1.StatefulSet) { s.Spec.Template.Spec.Containers[0].Image = image })
+	w := conformance.Observe[*appsv1.StatefulSet](t, e, sets.Watch, metav1.ListOptions{FieldSelector: "metadata.name=set", ResourceVersion: s.ResourceVersion})
+	return w.Until(watch.Modified, "the new revision is seen", func(s *appsv1.StatefulSet) bool {
+		return s.Status.ObservedGeneration >= s.Generation && s.Status.UpdateRevision != s.Status.CurrentRevision
+	})
 }
 
 // statefulRollback updates the pods of a set, the highest number first, and back: to the first revision, not to a third one.
@@ -247,7 +252,7 @@ func statefulRollback(t *testing.T, e *conformance.Env) {
 	require.Equal(t, []string{before, before, before}, images(t, e))
 	second := ""
 	for _, to := range []string{nextImage, image} {
-		sicken(t, e, true, 2, "set-0") // so that the rollout does not end before it is seen
+		sicken(t, e, true, 2, "set-0") // it is replaced before the others
 		w := podEvents(t, e)
 		s := reimage(t, e, to)
 		switch {
