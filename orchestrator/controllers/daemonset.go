@@ -3,15 +3,12 @@ package controllers
 import (
 	"context"
 	"errors"
-	"fmt"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
@@ -33,34 +30,30 @@ const (
 // daemonController keeps one pod of each daemon set on every node that fits it.
 type daemonController struct {
 	*podOwners
-	client  kubernetes.Interface
 	nodes   cache.Indexer
-	control podControl
 	history history
 	failed  *flowcontrol.Backoff
-	clock   clock.Clock
 }
 
 // NewDaemonSet makes the controller of daemon sets.
 func NewDaemonSet(client kubernetes.Interface, i informers.SharedInformerFactory, events record.EventRecorder, c clock.Clock, lg *zap.Logger) (Controller, error) {
-	di, pi := i.Apps().V1().DaemonSets().Informer(), i.Core().V1().Pods().Informer()
 	ni, hi := i.Core().V1().Nodes().Informer(), i.Apps().V1().ControllerRevisions().Informer()
-	if err := indexPodsByOwner(pi); err != nil {
-		return nil, fmt.Errorf("daemonset: %w", err)
+	owners, err := newPodOwners(ownerKind{
+		kind: "DaemonSet", informer: i.Apps().V1().DaemonSets().Informer(),
+		selector: func(o any) (labels.Selector, error) {
+			return metav1.LabelSelectorAsSelector(o.(*appsv1.DaemonSet).Spec.Selector)
+		},
+		minReady: func(o any) int32 { return o.(*appsv1.DaemonSet).Spec.MinReadySeconds },
+	}, client, i, events, c, lg)
+	if err != nil {
+		return nil, err
 	}
 	d := &daemonController{
-		podOwners: &podOwners{
-			loop: newLoop("daemonset", lg), kind: "DaemonSet", informer: di, expects: newExpectations(c),
-			selector: func(o any) (labels.Selector, error) {
-				return metav1.LabelSelectorAsSelector(o.(*appsv1.DaemonSet).Spec.Selector)
-			},
-		},
-		client: client, nodes: ni.GetIndexer(), control: podControl{client: client, pods: pi.GetIndexer(), events: events},
-		history: history{client: client, revisions: hi.GetIndexer()}, failed: flowcontrol.NewBackOff(daemonFirstRetry, daemonLastRetry), clock: c,
+		podOwners: owners, nodes: ni.GetIndexer(), history: history{client: client, revisions: hi.GetIndexer()},
+		failed: flowcontrol.NewBackOff(daemonFirstRetry, daemonLastRetry),
 	}
-	d.sync, d.changed = d.syncOne, d.podBecame
+	d.sync = d.syncOne
 	return d, errors.Join(
-		d.follow(pi),
 		d.watch(hi, objects(func(r *appsv1.ControllerRevision) {
 			if ref := metav1.GetControllerOf(r); ref != nil && ref.Kind == "DaemonSet" {
 				d.queue.Add(r.Namespace + "/" + ref.Name)
@@ -97,17 +90,6 @@ func (d *daemonController) nodeChanged(old, n *corev1.Node) {
 	}
 }
 
-// podBecame looks again when a pod that is ready will have been so for long enough.
-func (d *daemonController) podBecame(key string, old, p *corev1.Pod) {
-	x, exists, err := d.informer.GetIndexer().GetByKey(key)
-	if err != nil || !exists {
-		return
-	}
-	if s := x.(*appsv1.DaemonSet).Spec.MinReadySeconds; s > 0 && !isReady(old) && isReady(p) {
-		d.queue.AddAfter(key, time.Duration(s)*time.Second+time.Second)
-	}
-}
-
 func (d *daemonController) syncOne(ctx context.Context, key string) error {
 	x, exists, err := d.informer.GetIndexer().GetByKey(key)
 	if err != nil {
@@ -128,7 +110,10 @@ func (d *daemonController) syncOne(ctx context.Context, key string) error {
 	}
 	r := &daemonRollout{
 		daemonController: d, key: key, ds: ds, nodes: d.nodes.List(),
-		owner: owner{object: ds, meta: ds, kind: appsv1.SchemeGroupVersion.WithKind("DaemonSet"), selector: sel},
+		owner: owner{
+			object: ds, meta: ds, kind: appsv1.SchemeGroupVersion.WithKind("DaemonSet"), selector: sel,
+			fresh: again(d.client.AppsV1().DaemonSets(ds.Namespace).Get, ds.Name),
+		},
 	}
 	if err := r.look(ctx); err != nil {
 		return err
@@ -149,41 +134,9 @@ func (d *daemonController) syncOne(ctx context.Context, key string) error {
 // apply makes and deletes pods. Nodes are those that get one each.
 func (r *daemonRollout) apply(ctx context.Context, nodes []string, gone []*corev1.Pod) error {
 	nodes, gone = nodes[:min(len(nodes), burst)], gone[:min(len(gone), burst)]
-	r.expects.expectCreations(r.key, len(nodes))
-	for _, p := range gone {
-		r.expects.expectDeletion(r.key, p.UID)
-	}
-	var mu sync.Mutex
-	next := 0
-	done, err := slowStart(len(nodes), func() error {
-		mu.Lock()
-		node := nodes[next]
-		next++
-		mu.Unlock()
-		err := r.control.createPod(ctx, &r.owner, r.pod(node))
-		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-			r.expects.created(r.key)
-			return nil
-		}
-		return err
-	})
-	for range len(nodes) - done {
-		r.expects.created(r.key)
-	}
-	errs := make([]error, len(gone))
-	var wg sync.WaitGroup
-	for i, p := range gone {
-		wg.Go(func() {
-			if err := r.control.delete(ctx, &r.owner, p); err != nil {
-				r.expects.deleted(r.key, p.UID)
-				if !apierrors.IsNotFound(err) {
-					errs[i] = err
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return errors.Join(append(errs, err)...)
+	err := r.create(ctx, r.key, &r.owner, len(nodes), func(i int) *corev1.Pod { return r.pod(nodes[i]) })
+	_, failed := r.remove(ctx, r.key, &r.owner, gone)
+	return errors.Join(err, failed)
 }
 
 // updateStatus counts the nodes and their pods.

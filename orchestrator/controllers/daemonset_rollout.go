@@ -12,6 +12,7 @@ import (
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
 )
 
 // templateGenerationLabel is on daemons' pods for old clients.
@@ -98,10 +99,7 @@ type daemonRollout struct {
 
 // look finds the pods and the revisions of the daemon set.
 func (r *daemonRollout) look(ctx context.Context) error {
-	fresh := func(ctx context.Context) (metav1.Object, error) {
-		return r.client.AppsV1().DaemonSets(r.ds.Namespace).Get(ctx, r.ds.Name, metav1.GetOptions{})
-	}
-	pods, err := r.control.claimed(ctx, &r.owner, fresh)
+	pods, err := r.control.claimed(ctx, &r.owner)
 	if err != nil {
 		return err
 	}
@@ -113,14 +111,8 @@ func (r *daemonRollout) look(ctx context.Context) error {
 		}
 		to[daemonNode(p)] = append(to[daemonNode(p)], p)
 	}
-	all, err := r.history.claimed(ctx, &r.owner, fresh)
-	if err != nil {
-		return err
-	}
-	if c := r.ds.Status.CollisionCount; c != nil {
-		r.collisions = *c
-	}
-	r.latest, r.revisions, err = r.history.latest(ctx, &r.owner, &r.ds.Spec.Template, all, &r.collisions)
+	r.collisions = ptr.Deref(r.ds.Status.CollisionCount, 0)
+	r.latest, r.revisions, err = r.history.latest(ctx, &r.owner, &r.ds.Spec.Template, &r.collisions)
 	return err
 }
 

@@ -157,10 +157,7 @@ func (d *deploymentController) claimed(ctx context.Context, dep *appsv1.Deployme
 			err = errors.Join(err, ignoreGone(d.patchSet(ctx, rs, map[string]string{"$patch": "delete", "uid": string(dep.UID)})))
 		case ref == nil && matches && dep.DeletionTimestamp == nil && rs.DeletionTimestamp == nil:
 			if !checked {
-				o := &owner{meta: dep}
-				if err := stillThere(ctx, o, func(ctx context.Context) (metav1.Object, error) {
-					return d.client.AppsV1().Deployments(dep.Namespace).Get(ctx, dep.Name, metav1.GetOptions{})
-				}); err != nil {
+				if err := stillThere(ctx, &owner{meta: dep, fresh: again(d.client.AppsV1().Deployments(dep.Namespace).Get, dep.Name)}); err != nil {
 					return nil, err
 				}
 				checked = true

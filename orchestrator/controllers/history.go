@@ -73,7 +73,7 @@ func sameData(a, b []byte) bool {
 }
 
 // claimed returns the revisions of an owner, the oldest first. It adopts orphans that the owner selects.
-func (h *history) claimed(ctx context.Context, o *owner, fresh func(ctx context.Context) (metav1.Object, error)) (out []*appsv1.ControllerRevision, err error) {
+func (h *history) claimed(ctx context.Context, o *owner) (out []*appsv1.ControllerRevision, err error) {
 	all, err := h.revisions.ByIndex(cache.NamespaceIndex, o.meta.GetNamespace())
 	if err != nil {
 		return nil, err
@@ -87,7 +87,7 @@ func (h *history) claimed(ctx context.Context, o *owner, fresh func(ctx context.
 			out = append(out, r)
 		case ref == nil && r.DeletionTimestamp == nil && o.meta.GetDeletionTimestamp() == nil && o.selector.Matches(labels.Set(r.Labels)):
 			if !checked {
-				if err := stillThere(ctx, o, fresh); err != nil {
+				if err := stillThere(ctx, o); err != nil {
 					return nil, err
 				}
 				checked = true
@@ -116,10 +116,14 @@ func (h *history) claimed(ctx context.Context, o *owner, fresh func(ctx context.
 	return out, err
 }
 
-// latest returns the revision of a template: the newest there is, which is one that was rolled back to, or a new one. all are
-// the owner's revisions in order; what is returned is the last of those that it returns. collisions counts names that were
-// taken by something else, and grows when it meets another.
-func (h *history) latest(ctx context.Context, o *owner, t *corev1.PodTemplateSpec, all []*appsv1.ControllerRevision, collisions *int32) (*appsv1.ControllerRevision, []*appsv1.ControllerRevision, error) {
+// latest returns the revision of a template: the newest there is, which is one that was rolled back to, or a new one; and the
+// owner's revisions in order, of which it is the last one. collisions counts names that were taken by something else, and
+// grows when it meets another.
+func (h *history) latest(ctx context.Context, o *owner, t *corev1.PodTemplateSpec, collisions *int32) (*appsv1.ControllerRevision, []*appsv1.ControllerRevision, error) {
+	all, err := h.claimed(ctx, o)
+	if err != nil {
+		return nil, nil, err
+	}
 	data, err := templateData(t)
 	if err != nil {
 		return nil, nil, err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -31,27 +30,22 @@ import (
 // the pod among those that are not counted yet; once the finalizer is gone the pod goes from there into the count.
 type jobController struct {
 	*podOwners
-	client  kubernetes.Interface
-	control podControl
-	strays  *loop // of pods with that finalizer whose job is gone
-	clock   clock.Clock
+	strays *loop // of pods with that finalizer whose job is gone
 }
 
 // NewJob makes the controller of jobs.
 func NewJob(client kubernetes.Interface, i informers.SharedInformerFactory, events record.EventRecorder, c clock.Clock, lg *zap.Logger) (Controller, error) {
 	ji, pi := i.Batch().V1().Jobs().Informer(), i.Core().V1().Pods().Informer()
-	if err := indexPodsByOwner(pi); err != nil {
-		return nil, fmt.Errorf("job: %w", err)
-	}
-	j := &jobController{
-		podOwners: &podOwners{
-			loop: newLoop("job", lg), kind: "Job", informer: ji, expects: newExpectations(c),
-			selector: func(o any) (labels.Selector, error) {
-				return metav1.LabelSelectorAsSelector(o.(*batchv1.Job).Spec.Selector)
-			},
+	owners, err := newPodOwners(ownerKind{
+		kind: "Job", informer: ji,
+		selector: func(o any) (labels.Selector, error) {
+			return metav1.LabelSelectorAsSelector(o.(*batchv1.Job).Spec.Selector)
 		},
-		client: client, control: podControl{client: client, pods: pi.GetIndexer(), events: events}, strays: newLoop("job-strays", lg), clock: c,
+	}, client, i, events, c, lg)
+	if err != nil {
+		return nil, err
 	}
+	j := &jobController{podOwners: owners, strays: newLoop("job-strays", lg)}
 	j.sync, j.strays.sync = j.syncOne, j.syncStray
 	stray := func(p *corev1.Pod) {
 		if slices.Contains(p.Finalizers, batchv1.JobTrackingFinalizer) && j.ownerKey(p) == "" {
@@ -59,7 +53,6 @@ func NewJob(client kubernetes.Interface, i informers.SharedInformerFactory, even
 		}
 	}
 	return j, errors.Join(
-		j.follow(pi),
 		j.strays.watch(pi, objects(stray)),
 		j.strays.watch(ji, cache.ResourceEventHandlerFuncs{DeleteFunc: func(o any) {
 			if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
@@ -137,7 +130,10 @@ func (j *jobController) syncOne(ctx context.Context, key string) error {
 	}
 	w := &jobWork{
 		jobController: j, key: key, job: job, was: job.Status.DeepCopy(), now: j.clock.Now(),
-		owner: owner{object: job, meta: job, kind: batchv1.SchemeGroupVersion.WithKind("Job"), selector: sel, finalizer: batchv1.JobTrackingFinalizer},
+		owner: owner{
+			object: job, meta: job, kind: batchv1.SchemeGroupVersion.WithKind("Job"), selector: sel, finalizer: batchv1.JobTrackingFinalizer,
+			fresh: again(j.client.BatchV1().Jobs(job.Namespace).Get, job.Name),
+		},
 	}
 	settled := j.expects.fulfilled(key)
 	if err := w.look(ctx); err != nil {

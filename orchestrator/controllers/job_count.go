@@ -36,9 +36,7 @@ type jobWork struct {
 
 // look finds the pods of the job.
 func (w *jobWork) look(ctx context.Context) (err error) {
-	w.pods, err = w.control.claimed(ctx, &w.owner, func(ctx context.Context) (metav1.Object, error) {
-		return w.client.BatchV1().Jobs(w.job.Namespace).Get(ctx, w.job.Name, metav1.GetOptions{})
-	})
+	w.pods, err = w.control.claimed(ctx, &w.owner)
 	return err
 }
 

@@ -3,16 +3,13 @@ package controllers
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/utils/ptr"
 )
 
@@ -29,16 +26,16 @@ const completionIndexVariable = "JOB_COMPLETION_INDEX"
 func (w *jobWork) manage(ctx context.Context) error {
 	suspended := ptr.Deref(w.job.Spec.Suspend, false)
 	if w.ending() || suspended {
-		return w.remove(ctx, w.active)
+		return w.drop(ctx, w.active)
 	}
 	if w.indexed() {
 		if gone := w.misplaced(); len(gone) > 0 {
-			return w.remove(ctx, gone)
+			return w.drop(ctx, gone)
 		}
 	}
 	want := w.wanted()
 	if len(w.active) > want {
-		return w.remove(ctx, victims(w.active, min(len(w.active)-want, burst), w.now))
+		return w.drop(ctx, victims(w.active, min(len(w.active)-want, burst), w.now))
 	}
 	missing := want - len(w.active)
 	if w.onlyFailed() {
@@ -54,7 +51,7 @@ func (w *jobWork) manage(ctx context.Context) error {
 		w.after(w.job, wait)
 		return nil
 	}
-	return w.create(ctx, make([]*successor, min(missing, burst)))
+	return w.createNext(ctx, make([]*successor, min(missing, burst)))
 }
 
 // wanted is how many pods are to be active.
@@ -133,7 +130,7 @@ func (w *jobWork) createIndexes(ctx context.Context, missing int) error {
 		}
 		next = append(next, s)
 	}
-	return w.create(ctx, next)
+	return w.createNext(ctx, next)
 }
 
 // failedPods are the job's failures, of one index or, with -1, of all, without those before the last success.
@@ -196,27 +193,9 @@ func endOf(p *corev1.Pod, now time.Time) (end time.Time) {
 	return now
 }
 
-// create makes a pod per successor.
-func (w *jobWork) create(ctx context.Context, next []*successor) error {
-	w.expects.expectCreations(w.key, len(next))
-	var mu sync.Mutex
-	at := 0
-	done, err := slowStart(len(next), func() error {
-		mu.Lock()
-		s := next[at]
-		at++
-		mu.Unlock()
-		err := w.control.createPod(ctx, &w.owner, w.pod(s))
-		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-			w.expects.created(w.key)
-			return nil
-		}
-		return err
-	})
-	for range len(next) - done {
-		w.expects.created(w.key)
-	}
-	return err
+// createNext makes a pod per successor.
+func (w *jobWork) createNext(ctx context.Context, next []*successor) error {
+	return w.create(ctx, w.key, &w.owner, len(next), func(i int) *corev1.Pod { return w.pod(next[i]) })
 }
 
 // pod makes a pod of the job. s is nil if it has no index.
@@ -256,26 +235,9 @@ func (w *jobWork) pod(s *successor) *corev1.Pod {
 	return p
 }
 
-// remove deletes pods. Those that are gone have been deleted by somebody else.
-func (w *jobWork) remove(ctx context.Context, pods []*corev1.Pod) error {
-	for _, p := range pods {
-		w.expects.expectDeletion(w.key, p.UID)
-	}
-	errs := make([]error, len(pods))
-	var wg sync.WaitGroup
-	for i, p := range pods {
-		wg.Go(func() {
-			if errs[i] = w.control.delete(ctx, &w.owner, p); errs[i] != nil {
-				w.expects.deleted(w.key, p.UID)
-			}
-		})
-	}
-	wg.Wait()
-	for i := range errs {
-		if errs[i] == nil || apierrors.IsNotFound(errs[i]) {
-			errs[i] = nil
-			w.removed++
-		}
-	}
-	return errors.Join(errs...)
+// drop deletes pods, and takes them from the active ones.
+func (w *jobWork) drop(ctx context.Context, pods []*corev1.Pod) error {
+	going, err := w.remove(ctx, w.key, &w.owner, pods)
+	w.removed += going
+	return err
 }

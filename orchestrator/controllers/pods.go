@@ -50,6 +50,13 @@ type owner struct {
 	selector labels.Selector
 	// finalizer is what its pods have as long as they are its; "": they have none.
 	finalizer string
+	// fresh reads the owner from the API server.
+	fresh func(ctx context.Context) (metav1.Object, error)
+}
+
+// again reads an object by the method Get of a client.
+func again[T metav1.Object](get func(ctx context.Context, name string, o metav1.GetOptions) (T, error), name string) func(ctx context.Context) (metav1.Object, error) {
+	return func(ctx context.Context) (metav1.Object, error) { return get(ctx, name, metav1.GetOptions{}) }
 }
 
 func (o *owner) reference() *metav1.OwnerReference { return metav1.NewControllerRef(o.meta, o.kind) }
@@ -62,9 +69,8 @@ type podControl struct {
 }
 
 // claimed returns the pods of an owner: those it controls and selects, and orphans that it selects, which it adopts. Those
-// that it controls and does not select any more are released. fresh reads the owner from the API server: one that is being
-// deleted, or was replaced, adopts nothing.
-func (c *podControl) claimed(ctx context.Context, o *owner, fresh func(ctx context.Context) (metav1.Object, error)) ([]*corev1.Pod, error) {
+// that it controls and does not select any more are released. An owner that is being deleted, or was replaced, adopts nothing.
+func (c *podControl) claimed(ctx context.Context, o *owner) ([]*corev1.Pod, error) {
 	own, err := c.pods.ByIndex(podsByOwner, string(o.meta.GetUID()))
 	if err != nil {
 		return nil, err
@@ -91,7 +97,7 @@ func (c *podControl) claimed(ctx context.Context, o *owner, fresh func(ctx conte
 			continue
 		}
 		if !checked {
-			if err := stillThere(ctx, o, fresh); err != nil {
+			if err := stillThere(ctx, o); err != nil {
 				return nil, err
 			}
 			checked = true
@@ -105,8 +111,9 @@ func (c *podControl) claimed(ctx context.Context, o *owner, fresh func(ctx conte
 	return out, errs
 }
 
-func stillThere(ctx context.Context, o *owner, fresh func(ctx context.Context) (metav1.Object, error)) error {
-	now, err := fresh(ctx)
+// stillThere is an error if an owner is not to adopt anything any more.
+func stillThere(ctx context.Context, o *owner) error {
+	now, err := o.fresh(ctx)
 	switch {
 	case err != nil:
 		return err
@@ -170,13 +177,8 @@ func podFrom(o *owner, t *corev1.PodTemplateSpec) *corev1.Pod {
 	}
 }
 
-// create makes a pod from a template.
-func (c *podControl) create(ctx context.Context, o *owner, t *corev1.PodTemplateSpec) error {
-	return c.createPod(ctx, o, podFrom(o, t))
-}
-
-// createPod makes a pod.
-func (c *podControl) createPod(ctx context.Context, o *owner, p *corev1.Pod) error {
+// create makes a pod.
+func (c *podControl) create(ctx context.Context, o *owner, p *corev1.Pod) error {
 	made, err := c.client.CoreV1().Pods(p.Namespace).Create(ctx, p, metav1.CreateOptions{})
 	if err != nil {
 		if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
@@ -188,7 +190,7 @@ func (c *podControl) createPod(ctx context.Context, o *owner, p *corev1.Pod) err
 	return nil
 }
 
-// delete removes a pod. One that is gone is no error.
+// delete removes a pod.
 func (c *podControl) delete(ctx context.Context, o *owner, p *corev1.Pod) error {
 	err := c.client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(p.UID))})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {

@@ -2,14 +2,11 @@ package controllers
 
 import (
 	"context"
-	"fmt"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
@@ -53,8 +50,6 @@ type replicaKind struct {
 	kind     string
 	informer cache.SharedIndexInformer
 	convert  func(o any) (*replicated, error)
-	// fresh reads an object's metadata from the API server.
-	fresh func(ctx context.Context, namespace, name string) (metav1.Object, error)
 	// update writes the status, on top of the object that it was computed from.
 	update func(ctx context.Context, r *replicated, s replicaStatus) error
 }
@@ -62,39 +57,37 @@ type replicaKind struct {
 // replicaController keeps as many pods as its objects want.
 type replicaController struct {
 	*podOwners
-	kind    replicaKind
-	control podControl
-	clock   clock.Clock
+	kind replicaKind
 }
 
-func newReplicaController(name string, client kubernetes.Interface, i informers.SharedInformerFactory, events record.EventRecorder, c clock.Clock, lg *zap.Logger, kind replicaKind) (*replicaController, error) {
-	pods := i.Core().V1().Pods().Informer()
-	if err := indexPodsByOwner(pods); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	r := &replicaController{
-		podOwners: &podOwners{loop: newLoop(name, lg), kind: kind.kind, informer: kind.informer, expects: newExpectations(c), selector: func(o any) (labels.Selector, error) {
+func newReplicaController(client kubernetes.Interface, i informers.SharedInformerFactory, events record.EventRecorder, c clock.Clock, lg *zap.Logger, kind replicaKind) (*replicaController, error) {
+	owners, err := newPodOwners(ownerKind{
+		kind: kind.kind, informer: kind.informer,
+		selector: func(o any) (labels.Selector, error) {
 			x, err := kind.convert(o)
 			if err != nil {
 				return nil, err
 			}
 			return x.selector, nil
-		}},
-		kind: kind, clock: c, control: podControl{client: client, pods: pods.GetIndexer(), events: events},
+		},
+		minReady: func(o any) int32 {
+			x, err := kind.convert(o)
+			if err != nil {
+				return 0
+			}
+			return x.minReady
+		},
+	}, client, i, events, c, lg)
+	if err != nil {
+		return nil, err
 	}
-	r.sync, r.changed = r.syncOne, r.podChanged
-	return r, r.follow(pods)
+	r := &replicaController{podOwners: owners, kind: kind}
+	r.sync = r.syncOne
+	return r, nil
 }
 
 // Run works until ctx ends.
 func (r *replicaController) Run(ctx context.Context) error { return r.run(ctx, 5) }
-
-// podChanged looks again when a pod that became ready will have been so for long enough.
-func (r *replicaController) podChanged(key string, old, p *corev1.Pod) {
-	if o, err := r.get(key); err == nil && o != nil && o.minReady > 0 && !isReady(old) && isReady(p) {
-		r.queue.AddAfter(key, time.Duration(o.minReady)*time.Second+time.Second)
-	}
-}
 
 func (r *replicaController) get(key string) (*replicated, error) {
 	x, exists, err := r.kind.informer.GetIndexer().GetByKey(key)
@@ -115,9 +108,7 @@ func (r *replicaController) syncOne(ctx context.Context, key string) error {
 		return nil
 	}
 	settled := r.expects.fulfilled(key)
-	pods, err := r.control.claimed(ctx, &o.owner, func(ctx context.Context) (metav1.Object, error) {
-		return r.kind.fresh(ctx, o.meta.GetNamespace(), o.meta.GetName())
-	})
+	pods, err := r.control.claimed(ctx, &o.owner)
 	if err != nil {
 		return err
 	}
@@ -147,45 +138,10 @@ func (r *replicaController) syncOne(ctx context.Context, key string) error {
 func (r *replicaController) manage(ctx context.Context, key string, o *replicated, active []*corev1.Pod) error {
 	switch missing := int(o.replicas) - len(active); {
 	case missing > 0:
-		missing = min(missing, burst)
-		r.expects.expectCreations(key, missing)
-		done, err := slowStart(missing, func() error {
-			err := r.control.create(ctx, &o.owner, o.template)
-			if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-				r.expects.created(key) // nothing will come, and there is nothing to try again for
-				return nil
-			}
-			return err
-		})
-		for range missing - done {
-			r.expects.created(key)
-		}
-		return err
+		return r.create(ctx, key, &o.owner, min(missing, burst), func(int) *corev1.Pod { return podFrom(&o.owner, o.template) })
 	case missing < 0:
-		return r.remove(ctx, key, o, victims(active, min(-missing, burst), r.clock.Now()))
-	}
-	return nil
-}
-
-func (r *replicaController) remove(ctx context.Context, key string, o *replicated, pods []*corev1.Pod) error {
-	for _, p := range pods {
-		r.expects.expectDeletion(key, p.UID)
-	}
-	errs := make([]error, len(pods))
-	var wg sync.WaitGroup
-	for i, p := range pods {
-		wg.Go(func() {
-			if err := r.control.delete(ctx, &o.owner, p); err != nil {
-				r.expects.deleted(key, p.UID)
-				if !apierrors.IsNotFound(err) {
-					errs[i] = err
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if i := indexOfError(errs); i >= 0 {
-		return errs[i]
+		_, err := r.remove(ctx, key, &o.owner, victims(active, min(-missing, burst), r.clock.Now()))
+		return err
 	}
 	return nil
 }

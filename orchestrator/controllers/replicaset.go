@@ -18,11 +18,9 @@ import (
 
 // NewReplicaSet makes the controller that keeps the pods of replica sets.
 func NewReplicaSet(client kubernetes.Interface, i informers.SharedInformerFactory, events record.EventRecorder, c clock.Clock, lg *zap.Logger) (Controller, error) {
-	return newReplicaController("replicaset", client, i, events, c, lg, replicaKind{
-		kind: "ReplicaSet", informer: i.Apps().V1().ReplicaSets().Informer(), convert: fromReplicaSet,
-		fresh: func(ctx context.Context, namespace, name string) (metav1.Object, error) {
-			return client.AppsV1().ReplicaSets(namespace).Get(ctx, name, metav1.GetOptions{})
-		},
+	return newReplicaController(client, i, events, c, lg, replicaKind{
+		kind: "ReplicaSet", informer: i.Apps().V1().ReplicaSets().Informer(),
+		convert: func(o any) (*replicated, error) { return fromReplicaSet(client, o) },
 		update: func(ctx context.Context, r *replicated, s replicaStatus) error {
 			rs := r.object.(*appsv1.ReplicaSet).DeepCopy()
 			st := &rs.Status
@@ -45,7 +43,7 @@ func NewReplicaSet(client kubernetes.Interface, i informers.SharedInformerFactor
 	})
 }
 
-func fromReplicaSet(x any) (*replicated, error) {
+func fromReplicaSet(client kubernetes.Interface, x any) (*replicated, error) {
 	rs := x.(*appsv1.ReplicaSet)
 	sel, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector)
 	if err != nil {
@@ -53,7 +51,10 @@ func fromReplicaSet(x any) (*replicated, error) {
 	}
 	s := &rs.Status
 	r := &replicated{
-		owner:    owner{object: rs, meta: rs, kind: appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), selector: sel},
+		owner: owner{
+			object: rs, meta: rs, kind: appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), selector: sel,
+			fresh: again(client.AppsV1().ReplicaSets(rs.Namespace).Get, rs.Name),
+		},
 		replicas: ptr.Deref(rs.Spec.Replicas, 1), minReady: rs.Spec.MinReadySeconds, template: &rs.Spec.Template, generation: rs.Generation,
 		status: replicaStatus{
 			Replicas: s.Replicas, FullyLabeled: s.FullyLabeledReplicas, Ready: s.ReadyReplicas, Available: s.AvailableReplicas,
@@ -70,11 +71,9 @@ func fromReplicaSet(x any) (*replicated, error) {
 
 // NewReplicationController makes the controller that keeps the pods of replication controllers.
 func NewReplicationController(client kubernetes.Interface, i informers.SharedInformerFactory, events record.EventRecorder, c clock.Clock, lg *zap.Logger) (Controller, error) {
-	return newReplicaController("replicationcontroller", client, i, events, c, lg, replicaKind{
-		kind: "ReplicationController", informer: i.Core().V1().ReplicationControllers().Informer(), convert: fromReplicationController,
-		fresh: func(ctx context.Context, namespace, name string) (metav1.Object, error) {
-			return client.CoreV1().ReplicationControllers(namespace).Get(ctx, name, metav1.GetOptions{})
-		},
+	return newReplicaController(client, i, events, c, lg, replicaKind{
+		kind: "ReplicationController", informer: i.Core().V1().ReplicationControllers().Informer(),
+		convert: func(o any) (*replicated, error) { return fromReplicationController(client, o), nil },
 		update: func(ctx context.Context, r *replicated, s replicaStatus) error {
 			rc := r.object.(*corev1.ReplicationController).DeepCopy()
 			st := &rc.Status
@@ -97,13 +96,13 @@ func NewReplicationController(client kubernetes.Interface, i informers.SharedInf
 	})
 }
 
-func fromReplicationController(x any) (*replicated, error) {
+func fromReplicationController(client kubernetes.Interface, x any) *replicated {
 	rc := x.(*corev1.ReplicationController)
 	s := &rc.Status
 	r := &replicated{
 		owner: owner{
 			object: rc, meta: rc, kind: corev1.SchemeGroupVersion.WithKind("ReplicationController"),
-			selector: labels.Set(rc.Spec.Selector).AsSelectorPreValidated(),
+			selector: labels.Set(rc.Spec.Selector).AsSelectorPreValidated(), fresh: again(client.CoreV1().ReplicationControllers(rc.Namespace).Get, rc.Name),
 		},
 		replicas: ptr.Deref(rc.Spec.Replicas, 1), minReady: rc.Spec.MinReadySeconds, template: rc.Spec.Template, generation: rc.Generation,
 		status: replicaStatus{
@@ -115,5 +114,5 @@ func fromReplicationController(x any) (*replicated, error) {
 			r.status.Failure = &replicaFailure{c.Reason, c.Message, c.LastTransitionTime}
 		}
 	}
-	return r, nil
+	return r
 }

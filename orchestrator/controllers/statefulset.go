@@ -3,7 +3,6 @@ package controllers
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -25,47 +24,30 @@ import (
 // statefulController keeps pods that have names, and storage of their own, for stateful sets.
 type statefulController struct {
 	*podOwners
-	client  kubernetes.Interface
 	claims  cache.Indexer
-	control podControl
 	history history
-	clock   clock.Clock
 }
 
 // NewStatefulSet makes the controller of stateful sets.
 func NewStatefulSet(client kubernetes.Interface, i informers.SharedInformerFactory, events record.EventRecorder, c clock.Clock, lg *zap.Logger) (Controller, error) {
-	si, pi := i.Apps().V1().StatefulSets().Informer(), i.Core().V1().Pods().Informer()
 	ci, hi := i.Core().V1().PersistentVolumeClaims().Informer(), i.Apps().V1().ControllerRevisions().Informer()
-	if err := indexPodsByOwner(pi); err != nil {
-		return nil, fmt.Errorf("statefulset: %w", err)
-	}
-	s := &statefulController{
-		podOwners: &podOwners{
-			loop: newLoop("statefulset", lg), kind: "StatefulSet", informer: si, expects: newExpectations(c),
-			selector: func(o any) (labels.Selector, error) {
-				return metav1.LabelSelectorAsSelector(o.(*appsv1.StatefulSet).Spec.Selector)
-			},
+	owners, err := newPodOwners(ownerKind{
+		kind: "StatefulSet", informer: i.Apps().V1().StatefulSets().Informer(),
+		selector: func(o any) (labels.Selector, error) {
+			return metav1.LabelSelectorAsSelector(o.(*appsv1.StatefulSet).Spec.Selector)
 		},
-		client: client, claims: ci.GetIndexer(), control: podControl{client: client, pods: pi.GetIndexer(), events: events},
-		history: history{client: client, revisions: hi.GetIndexer()}, clock: c,
+		minReady: func(o any) int32 { return o.(*appsv1.StatefulSet).Spec.MinReadySeconds },
+	}, client, i, events, c, lg)
+	if err != nil {
+		return nil, err
 	}
-	s.sync, s.changed = s.syncOne, s.podBecame
-	return s, errors.Join(s.follow(pi), s.watch(ci, cache.ResourceEventHandlerFuncs{}), s.watch(hi, cache.ResourceEventHandlerFuncs{}))
+	s := &statefulController{podOwners: owners, claims: ci.GetIndexer(), history: history{client: client, revisions: hi.GetIndexer()}}
+	s.sync = s.syncOne
+	return s, errors.Join(s.watch(ci, cache.ResourceEventHandlerFuncs{}), s.watch(hi, cache.ResourceEventHandlerFuncs{}))
 }
 
 // Run works until ctx ends.
 func (s *statefulController) Run(ctx context.Context) error { return s.run(ctx, 5) }
-
-// podBecame looks again when a pod that is ready will have been so for long enough.
-func (s *statefulController) podBecame(key string, old, p *corev1.Pod) {
-	x, exists, err := s.informer.GetIndexer().GetByKey(key)
-	if err != nil || !exists {
-		return
-	}
-	if m := x.(*appsv1.StatefulSet).Spec.MinReadySeconds; m > 0 && !isReady(old) && isReady(p) {
-		s.queue.AddAfter(key, time.Duration(m)*time.Second+time.Second)
-	}
-}
 
 func (s *statefulController) syncOne(ctx context.Context, key string) error {
 	x, exists, err := s.informer.GetIndexer().GetByKey(key)
@@ -80,7 +62,10 @@ func (s *statefulController) syncOne(ctx context.Context, key string) error {
 	}
 	r := &statefulRollout{
 		statefulController: s, set: set,
-		owner: owner{object: set, meta: set, kind: appsv1.SchemeGroupVersion.WithKind("StatefulSet"), selector: sel},
+		owner: owner{
+			object: set, meta: set, kind: appsv1.SchemeGroupVersion.WithKind("StatefulSet"), selector: sel,
+			fresh: again(s.client.AppsV1().StatefulSets(set.Namespace).Get, set.Name),
+		},
 	}
 	if err := r.look(ctx); err != nil {
 		return err

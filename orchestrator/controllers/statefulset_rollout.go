@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
 )
 
 // statefulRollout is one look at a stateful set.
@@ -51,10 +52,7 @@ func (r *statefulRollout) all() (out []*corev1.Pod) {
 
 // look finds the pods and the revisions of the set.
 func (r *statefulRollout) look(ctx context.Context) error {
-	fresh := func(ctx context.Context) (metav1.Object, error) {
-		return r.client.AppsV1().StatefulSets(r.set.Namespace).Get(ctx, r.set.Name, metav1.GetOptions{})
-	}
-	pods, err := r.control.claimed(ctx, &r.owner, fresh)
+	pods, err := r.control.claimed(ctx, &r.owner)
 	if err != nil {
 		return err
 	}
@@ -69,14 +67,8 @@ func (r *statefulRollout) look(ctx context.Context) error {
 		}
 	}
 	slices.SortFunc(r.surplus, func(a, b *corev1.Pod) int { return cmp.Compare(ordinalOf(r.set, b), ordinalOf(r.set, a)) })
-	all, err := r.history.claimed(ctx, &r.owner, fresh)
-	if err != nil {
-		return err
-	}
-	if c := r.set.Status.CollisionCount; c != nil {
-		r.collisions = *c
-	}
-	if r.latest, r.revisions, err = r.history.latest(ctx, &r.owner, &r.set.Spec.Template, all, &r.collisions); err != nil {
+	r.collisions = ptr.Deref(r.set.Status.CollisionCount, 0)
+	if r.latest, r.revisions, err = r.history.latest(ctx, &r.owner, &r.set.Spec.Template, &r.collisions); err != nil {
 		return err
 	}
 	r.current = r.latest
@@ -166,7 +158,7 @@ func (r *statefulRollout) fillSlot(ctx context.Context, i int) error {
 		if err := r.ensureClaims(ctx, ordinal, n); err != nil {
 			return err
 		}
-		switch err := r.control.createPod(ctx, &r.owner, n); {
+		switch err := r.control.create(ctx, &r.owner, n); {
 		case err != nil && !apierrors.IsAlreadyExists(err) && !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 			return err
 		}
