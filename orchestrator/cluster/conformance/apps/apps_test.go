@@ -3,6 +3,7 @@ package apps
 import (
 	"context"
 	"maps"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -10,7 +11,10 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/util/retry"
 	"k8s.io/utils/ptr"
 
 	"github.com/keelson-io/keelson/orchestrator/cluster/conformance"
@@ -70,28 +74,71 @@ func create[T any](t *testing.T, e *conformance.Env, c interface {
 	return x
 }
 
-// scales reads, updates and patches the scale of an object with one replica. replicas gets what its spec says.
-func scales(t *testing.T, e *conformance.Env, c interface {
-	GetScale(ctx context.Context, name string, o metav1.GetOptions) (*autoscalingv1.Scale, error)
-	UpdateScale(ctx context.Context, name string, s *autoscalingv1.Scale, o metav1.UpdateOptions) (*autoscalingv1.Scale, error)
-}, name string, patch func(data []byte) error, replicas func() (int32, error)) {
+// scales reads, updates and patches the scale of an object of group apps with one replica.
+func scales(t *testing.T, e *conformance.Env, resource, name string) {
 	t.Helper()
-	s, err := c.GetScale(e.Ctx, name, metav1.GetOptions{})
+	c := e.Dynamic(t).Resource(appsv1.SchemeGroupVersion.WithResource(resource)).Namespace(e.NS)
+	number := func(u *unstructured.Unstructured, fields ...string) int64 {
+		n, _, err := unstructured.NestedInt64(u.Object, fields...)
+		require.NoError(t, err)
+		return n
+	}
+	wanted := func(want int64) {
+		t.Helper()
+		u, err := c.Get(e.Ctx, name, metav1.GetOptions{})
+		require.NoError(t, err)
+		require.Equal(t, want, number(u, "spec", "replicas"))
+	}
+	s, err := c.Get(e.Ctx, name, metav1.GetOptions{}, "scale")
 	require.NoError(t, err)
-	require.EqualValues(t, 1, s.Spec.Replicas)
-	require.EqualValues(t, 1, s.Status.Replicas)
-	s.ResourceVersion = "" // whatever has changed since
-	s.Spec.Replicas = 2
-	s, err = c.UpdateScale(e.Ctx, name, s, metav1.UpdateOptions{})
+	require.Equal(t, autoscalingv1.SchemeGroupVersion.WithKind("Scale"), s.GroupVersionKind())
+	require.EqualValues(t, 1, number(s, "spec", "replicas"))
+	require.EqualValues(t, 1, number(s, "status", "replicas"))
+	s.SetResourceVersion("") // whatever has changed since
+	require.NoError(t, unstructured.SetNestedField(s.Object, int64(2), "spec", "replicas"))
+	s, err = c.Update(e.Ctx, s, metav1.UpdateOptions{}, "scale")
 	require.NoError(t, err)
-	require.EqualValues(t, 2, s.Spec.Replicas)
-	n, err := replicas()
+	require.EqualValues(t, 2, number(s, "spec", "replicas"))
+	wanted(2)
+	_, err = c.Patch(e.Ctx, name, types.MergePatchType, []byte(`{"spec":{"replicas":4}}`), metav1.PatchOptions{}, "scale")
 	require.NoError(t, err)
-	require.EqualValues(t, 2, n)
-	require.NoError(t, patch([]byte(`{"spec":{"replicas":4}}`)))
-	n, err = replicas()
+	wanted(4)
+}
+
+// statusConditions reads the status of an object of group apps, gives it conditions by an update and by a patch, and sees both
+// by a watch.
+func statusConditions(t *testing.T, e *conformance.Env, resource, name string) {
+	t.Helper()
+	c := e.Dynamic(t).Resource(appsv1.SchemeGroupVersion.WithResource(resource)).Namespace(e.NS)
+	u, err := c.Get(e.Ctx, name, metav1.GetOptions{}, "status")
 	require.NoError(t, err)
-	require.EqualValues(t, 4, n)
+	require.NotNil(t, u.Object["status"])
+	w := conformance.Observe[*unstructured.Unstructured](t, e, c.Watch, metav1.ListOptions{FieldSelector: "metadata.name=" + name, ResourceVersion: u.GetResourceVersion()})
+	seen := func(u *unstructured.Unstructured, want string) {
+		t.Helper()
+		has := func(u *unstructured.Unstructured) bool {
+			all, _, err := unstructured.NestedSlice(u.Object, "status", "conditions")
+			require.NoError(t, err)
+			return slices.ContainsFunc(all, func(c any) bool { return c.(map[string]any)["type"] == want })
+		}
+		require.True(t, has(u))
+		w.Until(watch.Modified, want, has)
+	}
+	require.NoError(t, retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		if u, err = c.Get(e.Ctx, name, metav1.GetOptions{}); err != nil {
+			return err
+		}
+		all, _, err := unstructured.NestedSlice(u.Object, "status", "conditions")
+		require.NoError(t, err)
+		all = append(all, map[string]any{"type": "StatusUpdate", "status": "True", "reason": "Test", "message": "set by the test"})
+		require.NoError(t, unstructured.SetNestedSlice(u.Object, all, "status", "conditions"))
+		u, err = c.Update(e.Ctx, u, metav1.UpdateOptions{}, "status")
+		return err
+	}))
+	seen(u, "StatusUpdate")
+	u, err = c.Patch(e.Ctx, name, types.MergePatchType, []byte(`{"status":{"conditions":[{"type":"StatusPatched","status":"True"}]}}`), metav1.PatchOptions{}, "status")
+	require.NoError(t, err)
+	seen(u, "StatusPatched")
 }
 
 // adopted waits until a pod has a controller, or is gone.

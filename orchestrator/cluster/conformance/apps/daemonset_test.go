@@ -238,27 +238,9 @@ func daemonCollection(t *testing.T, e *conformance.Env) {
 }
 
 func daemonStatus(t *testing.T, e *conformance.Env) {
-	sets := e.Client.AppsV1().DaemonSets(e.NS)
 	daemon(t, e, nil)
 	daemonOn(t, e, nodeNames(t, e)...)
-	got := &appsv1.DaemonSet{}
-	require.NoError(t, e.Client.AppsV1().RESTClient().Get().Namespace(e.NS).Resource("daemonsets").Name("daemon").SubResource("status").Do(e.Ctx).Into(got))
-	require.EqualValues(t, len(nodeNames(t, e)), got.Status.NumberReady)
-	w := conformance.Observe[*appsv1.DaemonSet](t, e, sets.Watch, metav1.ListOptions{LabelSelector: "daemon=" + e.NS, ResourceVersion: got.ResourceVersion})
-	has := func(typ appsv1.DaemonSetConditionType) func(*appsv1.DaemonSet) bool {
-		return func(ds *appsv1.DaemonSet) bool {
-			return slices.ContainsFunc(ds.Status.Conditions, func(c appsv1.DaemonSetCondition) bool { return c.Type == typ })
-		}
-	}
-	updated := conformance.UpdateStatus(t, e, sets, "daemon", func(ds *appsv1.DaemonSet) {
-		ds.Status.Conditions = append(ds.Status.Conditions, appsv1.DaemonSetCondition{Type: "StatusUpdate", Status: corev1.ConditionTrue, Reason: "Test", Message: "set by the test"})
-	})
-	require.True(t, has("StatusUpdate")(updated))
-	w.Until(watch.Modified, "the updated status", has("StatusUpdate"))
-	patched, err := sets.Patch(e.Ctx, "daemon", types.MergePatchType, []byte(`{"status":{"conditions":[{"type":"StatusPatched","status":"True"}]}}`), metav1.PatchOptions{}, "status")
-	require.NoError(t, err)
-	require.True(t, has("StatusPatched")(patched))
-	w.Until(watch.Modified, "the patched status", has("StatusPatched"))
+	statusConditions(t, e, "daemonsets", "daemon")
 }
 
 // revisionLifecycle makes, changes and deletes revisions beside the controller, which counts on from what it finds.

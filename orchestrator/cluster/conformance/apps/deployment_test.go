@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/utils/ptr"
@@ -83,19 +82,9 @@ func sized(t *testing.T, e *conformance.Env, name string, replicas int32) {
 }
 
 func deploymentScale(t *testing.T, e *conformance.Env) {
-	deployments := e.Client.AppsV1().Deployments(e.NS)
-	create(t, e, deployments, deployment("app", 1, map[string]string{"name": "app"}))
+	create(t, e, e.Client.AppsV1().Deployments(e.NS), deployment("app", 1, map[string]string{"name": "app"}))
 	require.Equal(t, "1", complete(t, e, "app").Annotations[revisionAnnotation])
-	scales(t, e, deployments, "app", func(data []byte) error {
-		_, err := deployments.Patch(e.Ctx, "app", types.StrategicMergePatchType, data, metav1.PatchOptions{}, "scale")
-		return err
-	}, func() (int32, error) {
-		d, err := deployments.Get(e.Ctx, "app", metav1.GetOptions{})
-		if err != nil {
-			return 0, err
-		}
-		return *d.Spec.Replicas, nil
-	})
+	scales(t, e, "deployments", "app")
 }
 
 // deploymentRecreate watches that new pods never run beside old ones.
@@ -237,29 +226,7 @@ func deploymentProportional(t *testing.T, e *conformance.Env) {
 }
 
 func deploymentStatus(t *testing.T, e *conformance.Env) {
-	deployments := e.Client.AppsV1().Deployments(e.NS)
-	d := create(t, e, deployments, deployment("app", 1, map[string]string{"name": "app"}))
+	create(t, e, e.Client.AppsV1().Deployments(e.NS), deployment("app", 1, map[string]string{"name": "app"}))
 	complete(t, e, "app")
-	got, err := e.Dynamic(t).Resource(appsv1.SchemeGroupVersion.WithResource("deployments")).Namespace(e.NS).Get(e.Ctx, "app", metav1.GetOptions{}, "status")
-	require.NoError(t, err)
-	require.NotNil(t, got.Object["status"])
-	w := conformance.Observe[*appsv1.Deployment](t, e, deployments.Watch, metav1.ListOptions{LabelSelector: "name=app", ResourceVersion: d.ResourceVersion})
-	has := func(typ appsv1.DeploymentConditionType) func(*appsv1.Deployment) bool {
-		return func(d *appsv1.Deployment) bool {
-			for _, c := range d.Status.Conditions {
-				if c.Type == typ {
-					return true
-				}
-			}
-			return false
-		}
-	}
-	c := appsv1.DeploymentCondition{Type: "StatusUpdate", Status: corev1.ConditionTrue, Reason: "Test", Message: "set by the test"}
-	d = conformance.UpdateStatus(t, e, deployments, "app", func(d *appsv1.Deployment) { d.Status.Conditions = append(d.Status.Conditions, c) })
-	require.True(t, has("StatusUpdate")(d))
-	w.Until(watch.Modified, "the updated status", has("StatusUpdate"))
-	d, err = deployments.Patch(e.Ctx, "app", types.MergePatchType, []byte(`{"status":{"conditions":[{"type":"StatusPatched","status":"True"}]}}`), metav1.PatchOptions{}, "status")
-	require.NoError(t, err)
-	require.True(t, has("StatusPatched")(d))
-	w.Until(watch.Modified, "the patched status", has("StatusPatched"))
+	statusConditions(t, e, "deployments", "app")
 }

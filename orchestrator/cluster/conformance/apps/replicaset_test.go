@@ -5,7 +5,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
@@ -51,16 +50,7 @@ func replicaSetScale(t *testing.T, e *conformance.Env) {
 	conformance.Until(t, e, "the pod is available", func() (*appsv1.ReplicaSet, error) {
 		return rsets.Get(e.Ctx, "set", metav1.GetOptions{})
 	}, func(rs *appsv1.ReplicaSet) bool { return rs.Status.AvailableReplicas == 1 })
-	scales(t, e, rsets, "set", func(data []byte) error {
-		_, err := rsets.Patch(e.Ctx, "set", types.StrategicMergePatchType, data, metav1.PatchOptions{}, "scale")
-		return err
-	}, func() (int32, error) {
-		rs, err := rsets.Get(e.Ctx, "set", metav1.GetOptions{})
-		if err != nil {
-			return 0, err
-		}
-		return *rs.Spec.Replicas, nil
-	})
+	scales(t, e, "replicasets", "set")
 }
 
 func replicaSetAdopts(t *testing.T, e *conformance.Env) {
@@ -89,29 +79,7 @@ func replicaSetCollection(t *testing.T, e *conformance.Env) {
 }
 
 func replicaSetStatus(t *testing.T, e *conformance.Env) {
-	rsets := e.Client.AppsV1().ReplicaSets(e.NS)
-	rs := create(t, e, rsets, replicaSet("set", 1, map[string]string{"name": "app"}))
+	create(t, e, e.Client.AppsV1().ReplicaSets(e.NS), replicaSet("set", 1, map[string]string{"name": "app"}))
 	conformance.PodsRunning(t, e, "name=app", 1)
-	got, err := e.Dynamic(t).Resource(appsv1.SchemeGroupVersion.WithResource("replicasets")).Namespace(e.NS).Get(e.Ctx, "set", metav1.GetOptions{}, "status")
-	require.NoError(t, err)
-	require.NotNil(t, got.Object["status"])
-	w := conformance.Observe[*appsv1.ReplicaSet](t, e, rsets.Watch, metav1.ListOptions{LabelSelector: "name=app", ResourceVersion: rs.ResourceVersion})
-	has := func(typ appsv1.ReplicaSetConditionType) func(*appsv1.ReplicaSet) bool {
-		return func(rs *appsv1.ReplicaSet) bool {
-			for _, c := range rs.Status.Conditions {
-				if c.Type == typ {
-					return true
-				}
-			}
-			return false
-		}
-	}
-	c := appsv1.ReplicaSetCondition{Type: "StatusUpdate", Status: corev1.ConditionTrue, Reason: "Test", Message: "set by the test"}
-	rs = conformance.UpdateStatus(t, e, rsets, "set", func(rs *appsv1.ReplicaSet) { rs.Status.Conditions = append(rs.Status.Conditions, c) })
-	require.True(t, has("StatusUpdate")(rs))
-	w.Until(watch.Modified, "the updated status", has("StatusUpdate"))
-	rs, err = rsets.Patch(e.Ctx, "set", types.MergePatchType, []byte(`{"status":{"conditions":[{"type":"StatusPatched","status":"True"}]}}`), metav1.PatchOptions{}, "status")
-	require.NoError(t, err)
-	require.True(t, has("StatusPatched")(rs))
-	w.Until(watch.Modified, "the patched status", has("StatusPatched"))
+	statusConditions(t, e, "replicasets", "set")
 }

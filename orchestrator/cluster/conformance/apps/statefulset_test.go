@@ -161,19 +161,9 @@ func statefulEvicted(t *testing.T, e *conformance.Env) {
 }
 
 func statefulScale(t *testing.T, e *conformance.Env) {
-	sets := e.Client.AppsV1().StatefulSets(e.NS)
 	stateful(t, e, 1, nil)
 	statefulIs(t, e, "the pod is ready", func(s *appsv1.StatefulSetStatus) bool { return s.ReadyReplicas == 1 })
-	scales(t, e, sets, "set", func(data []byte) error {
-		_, err := sets.Patch(e.Ctx, "set", types.StrategicMergePatchType, data, metav1.PatchOptions{}, "scale")
-		return err
-	}, func() (int32, error) {
-		s, err := sets.Get(e.Ctx, "set", metav1.GetOptions{})
-		if err != nil {
-			return 0, err
-		}
-		return *s.Spec.Replicas, nil
-	})
+	scales(t, e, "statefulsets", "set")
 }
 
 func statefulCollection(t *testing.T, e *conformance.Env) {
@@ -197,28 +187,9 @@ func statefulCollection(t *testing.T, e *conformance.Env) {
 }
 
 func statefulStatus(t *testing.T, e *conformance.Env) {
-	sets := e.Client.AppsV1().StatefulSets(e.NS)
 	stateful(t, e, 1, nil)
-	s := statefulIs(t, e, "the pod is ready", func(s *appsv1.StatefulSetStatus) bool { return s.ReadyReplicas == 1 })
-	got := &appsv1.StatefulSet{}
-	require.NoError(t, e.Client.AppsV1().RESTClient().Get().Namespace(e.NS).Resource("statefulsets").Name("set").SubResource("status").Do(e.Ctx).Into(got))
-	require.Equal(t, s.UID, got.UID)
-	require.EqualValues(t, 1, got.Status.Replicas)
-	w := conformance.Observe[*appsv1.StatefulSet](t, e, sets.Watch, metav1.ListOptions{LabelSelector: "set=" + e.NS, ResourceVersion: s.ResourceVersion})
-	has := func(typ appsv1.StatefulSetConditionType) func(*appsv1.StatefulSet) bool {
-		return func(s *appsv1.StatefulSet) bool {
-			return slices.ContainsFunc(s.Status.Conditions, func(c appsv1.StatefulSetCondition) bool { return c.Type == typ })
-		}
-	}
-	updated := conformance.UpdateStatus(t, e, sets, "set", func(s *appsv1.StatefulSet) {
-		s.Status.Conditions = append(s.Status.Conditions, appsv1.StatefulSetCondition{Type: "StatusUpdate", Status: corev1.ConditionTrue, Reason: "Test", Message: "set by the test"})
-	})
-	require.True(t, has("StatusUpdate")(updated))
-	w.Until(watch.Modified, "the updated status", has("StatusUpdate"))
-	patched, err := sets.Patch(e.Ctx, "set", types.MergePatchType, []byte(`{"status":{"conditions":[{"type":"StatusPatched","status":"True"}]}}`), metav1.PatchOptions{}, "status")
-	require.NoError(t, err)
-	require.True(t, has("StatusPatched")(patched))
-	w.Until(watch.Modified, "the patched status", has("StatusPatched"))
+	statefulIs(t, e, "the pod is ready", func(s *appsv1.StatefulSetStatus) bool { return s.ReadyReplicas == 1 })
+	statusConditions(t, e, "statefulsets", "set")
 }
 
 // images are the images of the set's pods in order, each with the revision that the pod says it is of.
