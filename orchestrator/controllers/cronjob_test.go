@@ -9,7 +9,6 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
@@ -42,14 +41,6 @@ func cronsJob(name string, end batchv1.JobConditionType) *batchv1.Job {
 	return j
 }
 
-func startCronJobs(t *testing.T, objects ...runtime.Object) *world {
-	w := newWorld(t, objects...)
-	c, err := NewCronJob(w.client, w.factory, w.events, clock.Real, nil)
-	require.NoError(t, err)
-	w.run(c)
-	return w
-}
-
 // cron waits until the cron job has so many active jobs, and there are so many jobs in all.
 func (w *world) cron(active, all int) {
 	w.t.Helper()
@@ -67,7 +58,7 @@ func (w *world) cron(active, all int) {
 }
 
 func TestCronJobMakesJobs(t *testing.T) {
-	w := startCronJobs(t, cronJob(nil))
+	w := start(t, NewCronJob, cronJob(nil))
 	w.cron(1, 1)
 	l, err := w.client.BatchV1().Jobs("ns").List(w.ctx, metav1.ListOptions{})
 	require.NoError(t, err)
@@ -84,17 +75,17 @@ func TestCronJobMakesJobs(t *testing.T) {
 // TestCronJobPolicies has a job that runs when the next time has come. A minute may pass while it looks.
 func TestCronJobPolicies(t *testing.T) {
 	old := cronsJob("old", "")
-	t.Run("Allow", func(t *testing.T) { startCronJobs(t, cronJob(nil), old).cron(2, 2) })
+	t.Run("Allow", func(t *testing.T) { start(t, NewCronJob, cronJob(nil), old).cron(2, 2) })
 	t.Run("Replace", func(t *testing.T) {
-		startCronJobs(t, cronJob(func(c *batchv1.CronJob) { c.Spec.ConcurrencyPolicy = batchv1.ReplaceConcurrent }), old).cron(1, 1)
+		start(t, NewCronJob, cronJob(func(c *batchv1.CronJob) { c.Spec.ConcurrencyPolicy = batchv1.ReplaceConcurrent }), old).cron(1, 1)
 	})
 	t.Run("Forbid", func(t *testing.T) {
-		w := startCronJobs(t, cronJob(func(c *batchv1.CronJob) { c.Spec.ConcurrencyPolicy = batchv1.ForbidConcurrent }), old)
+		w := start(t, NewCronJob, cronJob(func(c *batchv1.CronJob) { c.Spec.ConcurrencyPolicy = batchv1.ForbidConcurrent }), old)
 		w.cron(1, 1)
 		require.Contains(t, <-w.events.Events, "JobAlreadyActive")
 	})
 	t.Run("too late", func(t *testing.T) {
-		w := startCronJobs(t, cronJob(func(c *batchv1.CronJob) {
+		w := start(t, NewCronJob, cronJob(func(c *batchv1.CronJob) {
 			c.Spec.Schedule = fmt.Sprintf("%d * * * *", time.Now().Add(-2*time.Minute).Minute())
 			c.CreationTimestamp = metav1.NewTime(time.Now().Add(-time.Hour))
 			c.Spec.StartingDeadlineSeconds = ptr.To[int64](30)
@@ -103,12 +94,12 @@ func TestCronJobPolicies(t *testing.T) {
 		w.cron(1, 1)
 	})
 	t.Run("suspended", func(t *testing.T) {
-		startCronJobs(t, cronJob(func(c *batchv1.CronJob) { c.Spec.Suspend = ptr.To(true) }), old).cron(1, 1)
+		start(t, NewCronJob, cronJob(func(c *batchv1.CronJob) { c.Spec.Suspend = ptr.To(true) }), old).cron(1, 1)
 	})
 }
 
 func TestCronJobForgets(t *testing.T) {
-	w := startCronJobs(t, cronJob(func(c *batchv1.CronJob) { c.Spec.Suspend = ptr.To(true) }),
+	w := start(t, NewCronJob, cronJob(func(c *batchv1.CronJob) { c.Spec.Suspend = ptr.To(true) }),
 		cronsJob("a", batchv1.JobComplete), cronsJob("b", batchv1.JobComplete), cronsJob("x", batchv1.JobFailed), cronsJob("y", batchv1.JobFailed), cronsJob("z", ""))
 	w.cron(1, 3)
 }

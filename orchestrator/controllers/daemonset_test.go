@@ -9,11 +9,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
-
-	"github.com/keelson-io/keelson/internal/clock"
 )
 
 func daemonSet(name string) *appsv1.DaemonSet {
@@ -35,33 +32,15 @@ func machine(name string, labels map[string]string, taints ...corev1.Taint) *cor
 	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}, Spec: corev1.NodeSpec{Taints: taints}}
 }
 
-func startDaemonSets(t *testing.T, objects ...runtime.Object) *world {
-	w := newWorld(t, objects...)
-	c, err := NewDaemonSet(w.client, w.factory, w.events, clock.Real, nil)
-	require.NoError(t, err)
-	w.run(c)
-	return w
-}
-
 // onNodes waits until the pods are meant for just these nodes.
 func (w *world) onNodes(nodes ...string) {
 	w.t.Helper()
-	eventually(w.t, func() error {
-		var got []string
-		for _, p := range w.pods() {
-			got = append(got, daemonNode(&p))
-		}
-		slices.Sort(got)
-		if !slices.Equal(got, nodes) {
-			return fmt.Errorf("pods on %v, not on %v", got, nodes)
-		}
-		return nil
-	})
+	w.podsAre(daemonNode, nodes...)
 }
 
 func TestDaemonSetFollowsNodes(t *testing.T) {
 	tainted := corev1.Taint{Key: "gpu", Effect: corev1.TaintEffectNoSchedule}
-	w := startDaemonSets(t, daemonSet("d"), machine("a", nil), machine("b", nil), machine("c", nil, tainted))
+	w := start(t, NewDaemonSet, daemonSet("d"), machine("a", nil), machine("b", nil), machine("c", nil, tainted))
 	w.onNodes("a", "b")
 	p := w.pods()[0]
 	require.Equal(t, p.Labels[appsv1.ControllerRevisionHashLabelKey], w.revisions()[0].Labels[appsv1.ControllerRevisionHashLabelKey])
@@ -103,7 +82,7 @@ func (w *world) revisions() []appsv1.ControllerRevision {
 func TestDaemonSetNodeSelector(t *testing.T) {
 	d := daemonSet("d")
 	d.Spec.Template.Spec.NodeSelector = map[string]string{"color": "blue"}
-	w := startDaemonSets(t, d, machine("a", map[string]string{"color": "blue"}), machine("b", nil))
+	w := start(t, NewDaemonSet, d, machine("a", map[string]string{"color": "blue"}), machine("b", nil))
 	w.onNodes("a")
 	w.setNode("b", func(n *corev1.Node) { n.Labels = map[string]string{"color": "blue"} })
 	w.onNodes("a", "b")
@@ -143,7 +122,7 @@ func (w *world) readyAll() {
 
 // TestDaemonSetRollout has two nodes, of which one may be without its daemon at a time.
 func TestDaemonSetRollout(t *testing.T) {
-	w := startDaemonSets(t, daemonSet("d"), machine("a", nil), machine("b", nil))
+	w := start(t, NewDaemonSet, daemonSet("d"), machine("a", nil), machine("b", nil))
 	w.onNodes("a", "b")
 	w.readyAll()
 	w.daemon(func(d *appsv1.DaemonSet) { d.Spec.Template.Spec.Containers[0].Image = "two" })
@@ -192,7 +171,7 @@ func TestDaemonSetRollout(t *testing.T) {
 func TestDaemonSetSurge(t *testing.T) {
 	d := daemonSet("d")
 	d.Spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateDaemonSet{MaxUnavailable: ptr.To(intstr.FromInt32(0)), MaxSurge: ptr.To(intstr.FromInt32(1))}
-	w := startDaemonSets(t, d, machine("a", nil))
+	w := start(t, NewDaemonSet, d, machine("a", nil))
 	w.onNodes("a")
 	w.readyAll()
 	w.daemon(func(d *appsv1.DaemonSet) { d.Spec.Template.Spec.Containers[0].Image = "two" })
@@ -204,7 +183,7 @@ func TestDaemonSetSurge(t *testing.T) {
 
 // TestDaemonSetReplacesWhatFailed deletes a failed pod at once, and the next one not before a while has passed.
 func TestDaemonSetReplacesWhatFailed(t *testing.T) {
-	w := startDaemonSets(t, daemonSet("d"), machine("a", nil))
+	w := start(t, NewDaemonSet, daemonSet("d"), machine("a", nil))
 	w.onNodes("a")
 	first := w.pods()[0]
 	first.Status.Phase = corev1.PodFailed

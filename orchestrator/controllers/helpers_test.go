@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -20,9 +22,12 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
+
+	"github.com/keelson-io/keelson/internal/clock"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -109,6 +114,31 @@ func (w *world) run(controllers ...Controller) {
 	}
 	w.factory.StartWithContext(w.ctx)
 	w.t.Cleanup(func() { w.stop(); wg.Wait() })
+}
+
+// start starts a controller on an API server with objects.
+func start(t *testing.T, of func(kubernetes.Interface, informers.SharedInformerFactory, record.EventRecorder, clock.Clock, *zap.Logger) (Controller, error), objects ...runtime.Object) *world {
+	w := newWorld(t, objects...)
+	c, err := of(w.client, w.factory, w.events, clock.Real, nil)
+	require.NoError(t, err)
+	w.run(c)
+	return w
+}
+
+// podsAre waits until just these pods are there, as something says what they are.
+func (w *world) podsAre(what func(p *corev1.Pod) string, want ...string) {
+	w.t.Helper()
+	eventually(w.t, func() error {
+		var got []string
+		for _, p := range w.pods() {
+			got = append(got, what(&p))
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("%v, not %v", got, want)
+		}
+		return nil
+	})
 }
 
 func (w *world) pods() []corev1.Pod {

@@ -10,10 +10,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/ptr"
-
-	"github.com/keelson-io/keelson/internal/clock"
 )
 
 func job(change func(s *batchv1.JobSpec)) *batchv1.Job {
@@ -40,14 +37,6 @@ func indexed(completions, parallelism int32, change func(s *batchv1.JobSpec)) *b
 			change(s)
 		}
 	})
-}
-
-func startJobs(t *testing.T, objects ...runtime.Object) *world {
-	w := newWorld(t, objects...)
-	c, err := NewJob(w.client, w.factory, w.events, clock.Real, nil)
-	require.NoError(t, err)
-	w.run(c)
-	return w
 }
 
 // running waits until so many pods have not ended, and returns them by their order of index and name.
@@ -119,7 +108,7 @@ func (w *world) job(want string) {
 }
 
 func TestJobRunsToCompletion(t *testing.T) {
-	w := startJobs(t, job(func(s *batchv1.JobSpec) { s.Completions, s.Parallelism = ptr.To[int32](3), ptr.To[int32](2) }))
+	w := start(t, NewJob, job(func(s *batchv1.JobSpec) { s.Completions, s.Parallelism = ptr.To[int32](3), ptr.To[int32](2) }))
 	pods := w.running(2)
 	require.Contains(t, pods[0].Finalizers, batchv1.JobTrackingFinalizer)
 	w.end(pods[0], 1)
@@ -159,7 +148,7 @@ func TestJobBacksOff(t *testing.T) {
 var now = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func TestJobFails(t *testing.T) {
-	w := startJobs(t, job(func(s *batchv1.JobSpec) {
+	w := start(t, NewJob, job(func(s *batchv1.JobSpec) {
 		s.BackoffLimit, s.Completions, s.Parallelism = ptr.To[int32](0), ptr.To[int32](2), ptr.To[int32](2)
 	}))
 	w.end(w.running(2)[0], 1)
@@ -173,7 +162,7 @@ func TestJobFailurePolicy(t *testing.T) {
 		{Action: batchv1.PodFailurePolicyActionFailJob, OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{Operator: batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{42}}},
 		{Action: batchv1.PodFailurePolicyActionIgnore, OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{Operator: batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{7}}},
 	}
-	w := startJobs(t, job(func(s *batchv1.JobSpec) {
+	w := start(t, NewJob, job(func(s *batchv1.JobSpec) {
 		s.PodFailurePolicy, s.PodReplacementPolicy = &batchv1.PodFailurePolicy{Rules: rules}, ptr.To(batchv1.Failed)
 	}))
 	p := w.running(1)[0]
@@ -193,7 +182,7 @@ func TestJobFailurePolicy(t *testing.T) {
 }
 
 func TestJobIndexes(t *testing.T) {
-	w := startJobs(t, indexed(4, 2, nil))
+	w := start(t, NewJob, indexed(4, 2, nil))
 	pods := w.running(2)
 	require.Equal(t, []string{"0", "1"}, []string{pods[0].Annotations[batchv1.JobCompletionIndexAnnotation], pods[1].Labels[batchv1.JobCompletionIndexAnnotation]})
 	require.Equal(t, "j-1", pods[1].Spec.Hostname)
@@ -209,7 +198,7 @@ func TestJobIndexes(t *testing.T) {
 }
 
 func TestJobBackoffLimitPerIndex(t *testing.T) {
-	w := startJobs(t, indexed(2, 2, func(s *batchv1.JobSpec) {
+	w := start(t, NewJob, indexed(2, 2, func(s *batchv1.JobSpec) {
 		s.BackoffLimitPerIndex, s.BackoffLimit = ptr.To[int32](1), ptr.To[int32](1<<31-1)
 	}))
 	pods := w.running(2)
@@ -224,7 +213,7 @@ func TestJobBackoffLimitPerIndex(t *testing.T) {
 }
 
 func TestJobSuccessPolicy(t *testing.T) {
-	w := startJobs(t, indexed(5, 5, func(s *batchv1.JobSpec) {
+	w := start(t, NewJob, indexed(5, 5, func(s *batchv1.JobSpec) {
 		s.SuccessPolicy = &batchv1.SuccessPolicy{Rules: []batchv1.SuccessPolicyRule{
 			{SucceededIndexes: ptr.To("0-1")}, {SucceededIndexes: ptr.To("2-4"), SucceededCount: ptr.To[int32](2)},
 		}}
@@ -238,7 +227,7 @@ func TestJobSuccessPolicy(t *testing.T) {
 }
 
 func TestJobSuspended(t *testing.T) {
-	w := startJobs(t, job(func(s *batchv1.JobSpec) { s.Suspend = ptr.To(true) }))
+	w := start(t, NewJob, job(func(s *batchv1.JobSpec) { s.Suspend = ptr.To(true) }))
 	w.job("active 0 succeeded 0 failed 0 Suspended(JobSuspended)")
 	suspend := func(v bool) {
 		eventually(t, func() error {
@@ -265,7 +254,7 @@ func TestJobStray(t *testing.T) {
 		Namespace: "ns", Name: "p", UID: "p", Finalizers: []string{batchv1.JobTrackingFinalizer, "mine"},
 		OwnerReferences: []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "Job", Name: "gone", UID: "gone", Controller: ptr.To(true)}},
 	}}
-	w := startJobs(t, p)
+	w := start(t, NewJob, p)
 	eventually(t, func() error {
 		if f := w.pods()[0].Finalizers; !slices.Equal(f, []string{"mine"}) {
 			return fmt.Errorf("%v", f)
@@ -285,7 +274,7 @@ func TestIndexSets(t *testing.T) {
 // released, and not tracked any more.
 func TestJobAdopts(t *testing.T) {
 	labels := map[string]string{batchv1.ControllerUidLabel: "job"}
-	w := startJobs(t, job(func(s *batchv1.JobSpec) { s.Completions, s.Parallelism = ptr.To[int32](2), ptr.To[int32](2) }), &corev1.Pod{
+	w := start(t, NewJob, job(func(s *batchv1.JobSpec) { s.Completions, s.Parallelism = ptr.To[int32](2), ptr.To[int32](2) }), &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "orphan", UID: "orphan", Labels: labels},
 	})
 	pods := w.running(2)

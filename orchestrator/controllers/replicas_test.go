@@ -30,14 +30,6 @@ func replicaSet(name string, replicas int32) *appsv1.ReplicaSet {
 	}
 }
 
-func startReplicaSets(t *testing.T, objects ...runtime.Object) *world {
-	w := newWorld(t, objects...)
-	c, err := NewReplicaSet(w.client, w.factory, w.events, clock.Real, nil)
-	require.NoError(t, err)
-	w.run(c)
-	return w
-}
-
 // status waits until a replica set has so many pods, so many of them ready.
 func (w *world) status(name string, replicas, ready int32) {
 	w.t.Helper()
@@ -54,7 +46,7 @@ func (w *world) status(name string, replicas, ready int32) {
 }
 
 func TestReplicas(t *testing.T) {
-	w := startReplicaSets(t, replicaSet("a", 5))
+	w := start(t, NewReplicaSet, replicaSet("a", 5))
 	w.status("a", 5, 0)
 	first := w.pods()
 	for _, p := range first[:3] {
@@ -99,7 +91,7 @@ func TestAdoption(t *testing.T) {
 		Namespace: "ns", Name: "foreign", UID: "3", Labels: map[string]string{"app": "a"},
 		OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(replicaSet("z", 0), appsv1.SchemeGroupVersion.WithKind("ReplicaSet"))},
 	}}
-	w := startReplicaSets(t, replicaSet("a", 2), orphan, stray, foreign)
+	w := start(t, NewReplicaSet, replicaSet("a", 2), orphan, stray, foreign)
 	eventually(t, func() error {
 		own := 0
 		for _, p := range w.pods() {

@@ -10,10 +10,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/ptr"
-
-	"github.com/keelson-io/keelson/internal/clock"
 )
 
 func statefulSet(replicas int32, change func(s *appsv1.StatefulSet)) *appsv1.StatefulSet {
@@ -35,28 +32,10 @@ func statefulSet(replicas int32, change func(s *appsv1.StatefulSet)) *appsv1.Sta
 	return s
 }
 
-func startStatefulSets(t *testing.T, objects ...runtime.Object) *world {
-	w := newWorld(t, objects...)
-	c, err := NewStatefulSet(w.client, w.factory, w.events, clock.Real, nil)
-	require.NoError(t, err)
-	w.run(c)
-	return w
-}
-
 // has waits until there are just these pods, each as "name image".
 func (w *world) has(pods ...string) {
 	w.t.Helper()
-	eventually(w.t, func() error {
-		var got []string
-		for _, p := range w.pods() {
-			got = append(got, p.Name+" "+p.Spec.Containers[0].Image)
-		}
-		slices.Sort(got)
-		if !slices.Equal(got, pods) {
-			return fmt.Errorf("%v, not %v", got, pods)
-		}
-		return nil
-	})
+	w.podsAre(func(p *corev1.Pod) string { return p.Name + " " + p.Spec.Containers[0].Image }, pods...)
 }
 
 func (w *world) stateful(change func(s *appsv1.StatefulSet)) {
@@ -84,7 +63,7 @@ func (w *world) grow(n int, image string) {
 }
 
 func TestStatefulSetInOrder(t *testing.T) {
-	w := startStatefulSets(t, statefulSet(3, func(s *appsv1.StatefulSet) {
+	w := start(t, NewStatefulSet, statefulSet(3, func(s *appsv1.StatefulSet) {
 		s.Spec.VolumeClaimTemplates = []corev1.PersistentVolumeClaim{{ObjectMeta: metav1.ObjectMeta{Name: "data"}}}
 	}))
 	w.grow(3, "one")
@@ -141,7 +120,7 @@ func (w *world) readyReplicas(n int32) {
 }
 
 func TestStatefulSetUpdates(t *testing.T) {
-	w := startStatefulSets(t, statefulSet(3, nil))
+	w := start(t, NewStatefulSet, statefulSet(3, nil))
 	w.grow(3, "one")
 	w.stateful(func(s *appsv1.StatefulSet) {
 		s.Spec.UpdateStrategy.RollingUpdate.Partition = ptr.To[int32](2)
@@ -171,7 +150,7 @@ func TestStatefulSetUpdates(t *testing.T) {
 
 // TestStatefulSetMendsItself has an update that never becomes ready, and then one that would.
 func TestStatefulSetMendsItself(t *testing.T) {
-	w := startStatefulSets(t, statefulSet(2, nil))
+	w := start(t, NewStatefulSet, statefulSet(2, nil))
 	w.grow(2, "one")
 	w.stateful(func(s *appsv1.StatefulSet) { s.Spec.Template.Spec.Containers[0].Image = "bad" })
 	w.has("s-0 one", "s-1 bad")
@@ -180,7 +159,7 @@ func TestStatefulSetMendsItself(t *testing.T) {
 }
 
 func TestStatefulSetParallel(t *testing.T) {
-	w := startStatefulSets(t, statefulSet(3, func(s *appsv1.StatefulSet) {
+	w := start(t, NewStatefulSet, statefulSet(3, func(s *appsv1.StatefulSet) {
 		s.Spec.PodManagementPolicy = appsv1.ParallelPodManagement
 		s.Spec.Ordinals = &appsv1.StatefulSetOrdinals{Start: 5}
 	}))
@@ -191,7 +170,7 @@ func TestStatefulSetParallel(t *testing.T) {
 
 // TestStatefulSetOnDelete leaves pods as they are until somebody deletes them.
 func TestStatefulSetOnDelete(t *testing.T) {
-	w := startStatefulSets(t, statefulSet(2, func(s *appsv1.StatefulSet) {
+	w := start(t, NewStatefulSet, statefulSet(2, func(s *appsv1.StatefulSet) {
 		s.Spec.UpdateStrategy = appsv1.StatefulSetUpdateStrategy{Type: appsv1.OnDeleteStatefulSetStrategyType}
 	}))
 	w.grow(2, "one")
@@ -210,7 +189,7 @@ func TestStatefulSetOnDelete(t *testing.T) {
 
 // TestStatefulSetClaimPolicy hands claims to what they go with.
 func TestStatefulSetClaimPolicy(t *testing.T) {
-	w := startStatefulSets(t, statefulSet(2, func(s *appsv1.StatefulSet) {
+	w := start(t, NewStatefulSet, statefulSet(2, func(s *appsv1.StatefulSet) {
 		s.Spec.PodManagementPolicy = appsv1.ParallelPodManagement
 		s.Spec.VolumeClaimTemplates = []corev1.PersistentVolumeClaim{{ObjectMeta: metav1.ObjectMeta{Name: "data"}}}
 		s.Spec.PersistentVolumeClaimRetentionPolicy = &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{
