@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +33,21 @@ func Pod(name string, command ...string) *corev1.Pod {
 // Container is a container that runs a tool.
 func Container(name string, command ...string) corev1.Container {
 	return corev1.Container{Name: name, Image: Image, ImagePullPolicy: corev1.PullNever, Command: command}
+}
+
+// Server is a pod that serves HTTP on port 8080, and counts what it is asked for.
+func Server(name string, args ...string) *corev1.Pod {
+	return Pod(name, append([]string{"serve", "-http", ":8080"}, args...)...)
+}
+
+// Hits is how often a server was asked for something: a path, a method with a path, "tcp" or "grpc".
+func (c *Cluster) Hits(t testing.TB, ns, server, of string) int {
+	t.Helper()
+	b, err := c.Client.CoreV1().Pods(ns).ProxyGet("http", server, "8080", "/hits", map[string]string{"of": of}).DoRaw(t.Context())
+	require.NoError(t, err)
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	require.NoError(t, err)
+	return n
 }
 
 // Namespace makes a namespace for a test, with its service account. It is deleted after the test, without waiting for it to be

@@ -4,7 +4,6 @@ package containers
 
 import (
 	"os"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -38,21 +37,6 @@ func TestBehaviours(t *testing.T) {
 
 // lines are those of a log.
 func lines(log string) []string { return strings.Split(strings.TrimSuffix(log, "\n"), "\n") }
-
-// server is a pod that serves HTTP on port 8080, and counts what it is asked for.
-func server(name string, args ...string) *corev1.Pod {
-	return nodetest.Pod(name, append([]string{"serve", "-http", ":8080"}, args...)...)
-}
-
-// hits is how often a server was asked for something.
-func hits(t *testing.T, ns, pod, of string) int {
-	t.Helper()
-	b, err := cluster.Client.CoreV1().Pods(ns).ProxyGet("http", pod, "8080", "/hits", map[string]string{"of": of}).DoRaw(t.Context())
-	require.NoError(t, err)
-	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	require.NoError(t, err)
-	return n
-}
 
 // state is the status of a container that has one.
 func state(t *testing.T, all []corev1.ContainerStatus, name string) corev1.ContainerStatus {

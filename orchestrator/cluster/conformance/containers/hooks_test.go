@@ -30,7 +30,7 @@ func hooks() behaviours {
 // hooked shows that a hook, which asks a server, is called once at its time.
 func hooked(start, stop func(address string) *corev1.LifecycleHandler) func(t *testing.T, ns string) {
 	return func(t *testing.T, ns string) {
-		at := cluster.Started(t, ns, server("server")).Status.PodIP
+		at := cluster.Started(t, ns, nodetest.Server("server")).Status.PodIP
 		pod := nodetest.Pod("app", "sleep")
 		grace := int64(30)
 		pod.Spec.TerminationGracePeriodSeconds = &grace
@@ -44,23 +44,23 @@ func hooked(start, stop func(address string) *corev1.LifecycleHandler) func(t *t
 		}
 		pod.Spec.Containers[0].Lifecycle = life
 		cluster.Started(t, ns, pod)
-		require.Equal(t, want, hits(t, ns, "server", "/hook"))
+		require.Equal(t, want, cluster.Hits(t, ns, "server", "/hook"))
 		cluster.Delete(t, ns, "app")
-		require.Equal(t, 1, hits(t, ns, "server", "/hook"))
+		require.Equal(t, 1, cluster.Hits(t, ns, "server", "/hook"))
 	}
 }
 
 // preStop shows that the hook ends before its container is asked to: the hook asks the container.
 func preStop(t *testing.T, ns string) {
-	at := cluster.Started(t, ns, server("server")).Status.PodIP
-	pod := server("tester")
+	at := cluster.Started(t, ns, nodetest.Server("server")).Status.PodIP
+	pod := nodetest.Server("tester")
 	grace := int64(30)
 	pod.Spec.TerminationGracePeriodSeconds = &grace
 	pod.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{
 		"sh", "-c", "sleep 1; get http://localhost:8080/alive && get http://" + at + ":8080/prestop",
 	}}}}
 	cluster.Started(t, ns, pod)
-	require.Zero(t, hits(t, ns, "server", "/prestop"))
+	require.Zero(t, cluster.Hits(t, ns, "server", "/prestop"))
 	cluster.Delete(t, ns, "tester")
-	require.Equal(t, 1, hits(t, ns, "server", "/prestop"))
+	require.Equal(t, 1, cluster.Hits(t, ns, "server", "/prestop"))
 }

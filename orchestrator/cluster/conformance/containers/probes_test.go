@@ -54,7 +54,7 @@ func kept(h corev1.ProbeHandler, counted, illness string) func(t *testing.T, ns 
 			return
 		}
 		nodetest.Until(t, "several probes", func() (bool, any) {
-			n := hits(t, ns, "app", counted)
+			n := cluster.Hits(t, ns, "app", counted)
 			return n > 4, n
 		})
 		got := cluster.Await(t, ns, "app", "is there", func(*corev1.Pod) bool { return true })

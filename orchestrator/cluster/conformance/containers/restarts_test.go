@@ -149,12 +149,12 @@ func delayed(t *testing.T, ns string) {
 }
 
 func neverReady(t *testing.T, ns string) {
-	pod := server("app")
+	pod := nodetest.Server("app")
 	pod.Spec.Containers[0].ReadinessProbe = probe(corev1.ProbeHandler{HTTPGet: httpGet("/status?code=500")})
 	cluster.Create(t, ns, pod)
 	cluster.Await(t, ns, "app", "runs", restarted(0))
 	nodetest.Until(t, "several probes", func() (bool, any) {
-		n := hits(t, ns, "app", "/status")
+		n := cluster.Hits(t, ns, "app", "/status")
 		return n > 3, n
 	})
 	got := cluster.Await(t, ns, "app", "is there", func(*corev1.Pod) bool { return true })

@@ -17,7 +17,8 @@ import (
 
 func streams() behaviours {
 	return behaviours{
-		"Pods should support remote command execution over websockets": websocketExec,
+		"Pods should support remote command execution over websockets":           websocketExec,
+		"Pods should support retrieving logs from the container over websockets": websocketLogs,
 	}
 }
 
@@ -61,4 +62,9 @@ func websocketExec(t *testing.T, ns string) {
 		}
 	}
 	require.Equal(t, "remote execution test\n", out.String())
+}
+func websocketLogs(t *testing.T, ns string) {
+	cluster.Finished(t, ns, nodetest.Pod("app", "echo", "container is alive"))
+	all := received(t, ns, "log", "binary.k8s.io", url.Values{"container": {"main"}})
+	require.Equal(t, "container is alive\n", strings.Join(all, ""))
 }

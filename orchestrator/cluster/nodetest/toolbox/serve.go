@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/signal"
 	"strconv"
@@ -26,7 +27,7 @@ type server struct {
 	failing atomic.Bool // what /healthz and the health service say
 
 	mu   sync.Mutex
-	hits map[string]int // what was asked for: paths, "tcp" and "grpc"
+	hits map[string]int // what was asked for: paths, methods with paths, "tcp" and "grpc"
 }
 
 func (s *server) hit(what string) {
@@ -45,6 +46,7 @@ func (s *server) asked(what string) int {
 func serve(args []string) error {
 	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
 	web := fs.String("http", "", "address to serve HTTP on, such as :8080")
+	secure := fs.String("https", "", "address to serve the same on over TLS, with a certificate of nobody")
 	stream := fs.String("tcp", "", "address to serve TCP on: a client gets a line with the server's name and its own address, then an echo")
 	packets := fs.String("udp", "", "address to serve UDP on: a packet is answered with the server's name and the client's address")
 	health := fs.String("grpc", "", "address to serve gRPC's health service on")
@@ -61,11 +63,11 @@ func serve(args []string) error {
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, unix.SIGTERM, unix.SIGINT)
 	time.Sleep(*delay)
-	failed := make(chan error, 4)
+	failed := make(chan error, 5)
 	for _, part := range []struct {
 		address string
 		serve   func(string) error
-	}{{*web, s.http}, {*stream, s.tcp}, {*packets, s.udp}, {*health, s.grpc}} {
+	}{{*web, s.http}, {*stream, s.tcp}, {*packets, s.udp}, {*health, s.grpc}, {*secure, s.https}} {
 		if part.address != "" {
 			go func() { failed <- part.serve(part.address) }()
 		}
@@ -80,7 +82,19 @@ func serve(args []string) error {
 	}
 }
 
-func (s *server) http(address string) error {
+func (s *server) http(address string) error { return http.ListenAndServe(address, s.handler()) }
+
+func (s *server) https(address string) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	server := httptest.Server{Listener: l, Config: &http.Server{Handler: s.handler()}}
+	server.StartTLS()
+	select {} // it has no end
+}
+
+func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
 	say := func(path string, f func(r *http.Request) string) {
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { _, _ = fmt.Fprintln(w, f(r)) })
@@ -116,10 +130,11 @@ func (s *server) http(address string) error {
 		code, _ := strconv.Atoi(r.FormValue("code"))
 		os.Exit(code)
 	})
-	return http.ListenAndServe(address, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.hit(r.URL.Path)
+		s.hit(r.Method + " " + r.URL.Path)
 		mux.ServeHTTP(w, r)
-	}))
+	})
 }
 
 func (s *server) tcp(address string) error {
@@ -173,6 +188,7 @@ func netTools() map[string]func([]string) error {
 		"tcp":     func(args []string) error { return talk("tcp", args) },
 		"udp":     func(args []string) error { return talk("udp", args) },
 		"resolve": resolve,
+		"dig":     dig,
 		"links":   links,
 	}
 }
