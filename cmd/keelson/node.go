@@ -34,6 +34,7 @@ func nodeFlags(fs *pflag.FlagSet, n *cluster.Node, prefix string) (read func() e
 	fs.Int64Var(&n.MaxPods, "max-pods", 110, "Number of pods that the node takes.")
 	fs.StringVar(&n.Backend, "pod-network", "routes", "How pods of other nodes are reached: routes, or vxlan.")
 	fs.StringSliceVar(&n.Handlers, "runtime-handlers", nil, "Names that RuntimeClasses may use for the embedded runtime, beside the default.")
+	fs.BoolVar(&n.NoServiceProxy, "disable-service-proxy", false, "Leave services to another program, such as kube-proxy.")
 	nodePorts := fs.StringSlice("nodeport-addresses", nil, "Ranges, in CIDR form, of the node's addresses that have node ports (default: all its addresses, except for loopback ones).")
 	return func() (err error) {
 		for _, text := range *nodePorts {

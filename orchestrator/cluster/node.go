@@ -51,6 +51,8 @@ type NodeNetwork struct {
 	Backend string
 	// NodePortAddresses are the addresses of the node that have node ports; none of a family: all, except for loopback ones.
 	NodePortAddresses []netip.Prefix
+	// NoServiceProxy leaves services to another program. Then nothing is answered for either.
+	NoServiceProxy bool
 	// LoadBalancerAddresses are ranges of addresses that the node answers for; see controllers.ParseAddressRanges.
 	LoadBalancerAddresses []string
 }

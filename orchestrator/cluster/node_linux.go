@@ -174,11 +174,7 @@ func (p *nodeParts) run(ctx context.Context, authorities *x509.CertPool) (err er
 	if err != nil {
 		return err
 	}
-	services, err := p.services()
-	if err != nil {
-		return err
-	}
-	defer services.Close()
+	services := p.services()
 	announce, err := p.announcer()
 	if err != nil {
 		return err
@@ -192,7 +188,7 @@ func (p *nodeParts) run(ctx context.Context, authorities *x509.CertPool) (err er
 	p.everywhere.StartWithContext(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return ended(ctx, p.network.Run(ctx)) })
-	g.Go(func() error { return ended(ctx, services.Run(ctx)) })
+	g.Go(func() error { return ended(ctx, services(ctx)) })
 	g.Go(func() error { return ended(ctx, announce(ctx)) })
 	g.Go(func() error { return ended(ctx, p.policies.Run(ctx)) })
 	g.Go(func() error { return local.Keep(ctx, p.dns, p.Logger.Named("network")) })
@@ -205,17 +201,28 @@ func (p *nodeParts) run(ctx context.Context, authorities *x509.CertPool) (err er
 }
 
 // services makes the service proxy of the node.
-func (p *nodeParts) services() (*proxy.Proxy, error) {
-	return proxy.New(proxy.Config{
+func (p *nodeParts) services() (run func(context.Context) error) {
+	if p.NoServiceProxy {
+		return func(context.Context) error { return nil }
+	}
+	cfg := proxy.Config{ // names the informers before they are started
 		Services: p.shared.Core().V1().Services().Informer(), Slices: p.shared.Discovery().V1().EndpointSlices().Informer(), Nodes: p.shared.Core().V1().Nodes().Informer(),
 		Node: p.Name, ServiceRanges: prefixes(p.ServiceRange), NodePortAddresses: p.NodePortAddresses,
 		Registerer: p.Registry, Clock: clock.Real, Logger: p.Logger.Named("services"),
-	})
+	}
+	return func(ctx context.Context) error {
+		x, err := proxy.New(cfg)
+		if err != nil {
+			return err
+		}
+		defer x.Close()
+		return x.Run(ctx)
+	}
 }
 
 // announcer makes what answers for addresses of load balancers.
 func (p *nodeParts) announcer() (run func(context.Context) error, err error) {
-	if len(p.LoadBalancerAddresses) == 0 {
+	if len(p.LoadBalancerAddresses) == 0 || p.NoServiceProxy {
 		return func(ctx context.Context) error {
 			if err := announce.Withdraw(ctx, p.client, p.Name); err != nil && ctx.Err() == nil {
 				p.Logger.Warn("other nodes may think that this one answers for addresses of load balancers", zap.Error(err))
@@ -227,17 +234,18 @@ func (p *nodeParts) announcer() (run func(context.Context) error, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
-	a, err := announce.New(announce.Config{
+	cfg := announce.Config{
 		Client: p.client, Services: p.shared.Core().V1().Services().Informer(), Slices: p.shared.Discovery().V1().EndpointSlices().Informer(),
 		Nodes: p.shared.Core().V1().Nodes().Informer(), Node: p.Name, Sink: podnet.DefaultBridge, Clock: clock.Real, Logger: p.Logger.Named("announce"),
 		Pool: func(a netip.Addr) bool {
 			return slices.ContainsFunc(pool, func(r controllers.AddressRange) bool { return r.Contains(a) })
 		},
-	})
-	if err != nil {
-		return nil, err
 	}
 	return func(ctx context.Context) error {
+		a, err := announce.New(cfg)
+		if err != nil {
+			return err
+		}
 		defer a.Close()
 		return a.Run(ctx)
 	}, nil

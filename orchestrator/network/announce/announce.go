@@ -31,7 +31,6 @@ type Config struct {
 	Nodes, Services, Slices cache.SharedIndexInformer
 	Node                    string                // name of this node
 	Pool                    func(netip.Addr) bool // which addresses are announced
-	Link                    string                // on which; "": where the address belongs to
 	Sink                    string                // link for packets to ports that no service has
 	NetNS                   string                // path of the network namespace of the node; "": that of the process
 	Clock                   clock.Clock

@@ -98,7 +98,7 @@ func (n *Announcer) linkFor(a netip.Addr, links []netlink.Link) (netlink.Link, e
 		}
 	}
 	for _, l := range links {
-		if n.Link != "" && l.Attrs().Name == n.Link || n.Link == "" && l.Attrs().Index == index {
+		if l.Attrs().Index == index {
 			return l, nil
 		}
 	}

@@ -128,3 +128,29 @@ func TestCheckAfterPatch(t *testing.T) {
 		require.True(t, repaired)
 	}
 }
+
+// What packets have put into a set stays when the table is written anew, with the time that is left; what does not fit goes.
+func TestLearnedElementsStay(t *testing.T) {
+	w, conn := open(t)
+	want := NewTable("test")
+	memory := Keys(Addr4, PortType).To(Addr4, PortType).Learned(2000)
+	want.Set("memory", memory)
+	require.NoError(t, w.Sync(want))
+	table := &nftables.Table{Name: "test", Family: nftables.TableFamilyINet}
+	s := want.Sets["memory"].kernel(table, "memory", 1)
+	var elements []nftables.SetElement
+	for i := range 1000 {
+		elements = append(elements, nftables.SetElement{Key: append([]byte{10, 0, byte(i >> 8), byte(i)}, Port(80)...), Val: make([]byte, 8), Timeout: time.Hour})
+	}
+	require.NoError(t, (&batch{conn: conn}).add(s, elements))
+	require.NoError(t, conn.Flush())
+	require.NoError(t, NewWriter("test", w.netns).Sync(want))
+	kept, err := conn.GetSetElements(s)
+	require.NoError(t, err)
+	require.Len(t, kept, 1000)
+	require.Greater(t, kept[0].Expires, 30*time.Minute)
+	require.LessOrEqual(t, kept[0].Expires, time.Hour)
+	other := NewTable("test")
+	other.Set("memory", Keys(Addr6).To(Addr6).Learned(2000))
+	require.NoError(t, NewWriter("test", w.netns).Sync(other))
+}

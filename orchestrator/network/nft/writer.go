@@ -100,8 +100,24 @@ func (w *Writer) Patch(p *Patch) error {
 	return w.replace(w.written) // somebody was at it
 }
 
-// replace writes the whole table. Packets see the old one or the new one.
+// replace writes the whole table. Packets see the old one or the new one. What packets have put into sets of the old one is
+// kept, if it fits into the new one.
 func (w *Writer) replace(want *Table) error {
+	kept := w.learned(want)
+	err := w.rewrite(want, kept)
+	if err != nil && len(kept) > 0 {
+		err = w.rewrite(want, nil)
+	}
+	if err != nil {
+		w.written = nil
+		return err
+	}
+	w.handles = nil
+	w.wrote(want, nil)
+	return nil
+}
+
+func (w *Writer) rewrite(want *Table, kept map[string][]nftables.SetElement) error {
 	b, err := w.batch()
 	if err != nil {
 		return err
@@ -112,13 +128,39 @@ func (w *Writer) replace(want *Table) error {
 	if err := b.diff(NewTable(w.name), want); err != nil {
 		return err
 	}
+	for name, elements := range kept {
+		if err := b.add(b.set(want, name), elements); err != nil {
+			return fmt.Errorf("nft: elements of %s: %w", name, err)
+		}
+	}
 	if err := b.conn.Flush(); err != nil {
-		w.written = nil
 		return fmt.Errorf("nft: table %s: %w", w.name, err)
 	}
-	w.handles = nil
-	w.wrote(want, nil)
 	return nil
+}
+
+// learned is what packets have put into sets, by set. Each element has the time that is left.
+func (w *Writer) learned(want *Table) map[string][]nftables.SetElement {
+	out := map[string][]nftables.SetElement{}
+	for name, s := range want.Sets {
+		if s.Type.learned == 0 {
+			continue
+		}
+		b, err := w.batch()
+		if err != nil {
+			return nil
+		}
+		elements, err := b.conn.GetSetElements(s.kernel(b.table, name, 1))
+		if err != nil { // there is no such set
+			continue
+		}
+		for _, e := range elements {
+			if e.Expires > 0 {
+				out[name] = append(out[name], nftables.SetElement{Key: e.Key, Val: e.Val, Timeout: e.Expires})
+			}
+		}
+	}
+	return out
 }
 
 func (w *Writer) wrote(t *Table, changed map[string]bool) {
@@ -388,7 +430,11 @@ func (b *batch) elements(s *nftables.Set, was, want *Set) error {
 			return err
 		}
 	}
-	for part := range slices.Chunk(add, chunk) {
+	return b.add(s, add)
+}
+
+func (b *batch) add(s *nftables.Set, elements []nftables.SetElement) error {
+	for part := range slices.Chunk(elements, chunk) {
 		if err := b.conn.SetAddElements(s, part); err != nil {
 			return err
 		}

@@ -207,6 +207,14 @@ func TestSessionAffinity(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, second, who)
 	}
+	// Another proxy, which writes the table anew, remembers it.
+	for range 5 {
+		w.stop()
+		w.start()
+		who, _, err := ask(w.pods["a"].NetNS, "tcp", vip4, 80)
+		require.NoError(t, err)
+		require.Equal(t, second, who)
+	}
 	// With a short time, it is forgotten.
 	spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: ptr.To(int32(1))}}
 	w.service("web", spec)
