@@ -1,17 +1,23 @@
 package conformance
 
 import (
-	"context"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/util/retry"
+	"k8s.io/utils/ptr"
 )
 
 // Object is an object of a kind.
@@ -20,26 +26,27 @@ type Object interface {
 	metav1.Object
 }
 
-// API is client-go's client of a kind, whose lists are of type L.
-type API[T Object, L runtime.Object] interface {
-	Updater[T]
-	Create(ctx context.Context, x T, o metav1.CreateOptions) (T, error)
-	List(ctx context.Context, o metav1.ListOptions) (L, error)
-	Watch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error)
-	Patch(ctx context.Context, name string, pt types.PatchType, data []byte, o metav1.PatchOptions, sub ...string) (T, error)
-	Delete(ctx context.Context, name string, o metav1.DeleteOptions) error
-	DeleteCollection(ctx context.Context, o metav1.DeleteOptions, l metav1.ListOptions) error
+// Patch is a change of an object.
+type Patch struct {
+	Type types.PatchType
+	Data string // in JSON; of an apply patch all but what names the object
 }
 
 // Operations are the operations of a kind's API, as far as they are the same for every kind.
-type Operations[T Object, L runtime.Object] struct {
-	Resource schema.GroupVersionResource
-	Kind     string
-	// Client works in the test's namespace, if the kind has namespaces. Everywhere works in all namespaces, for kinds that have
-	// some; otherwise it is nil.
-	Client, Everywhere API[T, L]
-	// Make makes the i-th of some objects that differ. Its name and labels are set by Run.
+type Operations[T Object] struct {
+	Resource   schema.GroupVersionResource
+	Kind       string
+	Namespaced bool
+	// Make makes the i-th of some objects that differ. Without a name it gets one; its labels are set by Run.
 	Make func(i int) T
+	// Update changes an object, and Patches do the same. Without them a label and an annotation are set.
+	Update  func(T)
+	Patches []Patch
+	// Status changes an object's status, and StatusPatches do the same; nil: the kind has no status, or With looks at it.
+	Status        func(T)
+	StatusPatches []Patch
+	// With, if not nil, is called with an object that was changed, before all are deleted.
+	With func(x T)
 }
 
 // operationsLabel marks the objects of a run.
@@ -50,141 +57,287 @@ func selected(e *Env) metav1.ListOptions {
 	return metav1.ListOptions{LabelSelector: operationsLabel + "=" + e.NS}
 }
 
-// Run creates three objects, finds them by get, list and watch, patches and updates one, and deletes one and then all. With,
-// if not nil, is called with the changed object before the deletions. In the end none is left.
-func (o Operations[T, L]) Run(t *testing.T, e *Env, with func(x T)) {
-	o.discovered(t, e)
+// operations are running Operations.
+type operations[T Object] struct {
+	Operations[T]
+	t       *testing.T
+	e       *Env
+	client  dynamic.ResourceInterface
+	clients []dynamic.ResourceInterface // the same, and of a kind with namespaces that of all of them
+	watches []*Watch[*unstructured.Unstructured]
+}
+
+// Run creates three objects, finds them by get, list and watch, updates one and its status, tries each patch on an object of
+// its own, and deletes one and then all. What was written must be in what is read; there may be more. In the end none is left.
+func (o Operations[T]) Run(t *testing.T, e *Env) {
+	if o.Update == nil {
+		o.Update = func(x T) {
+			x.SetLabels(map[string]string{operationsLabel: e.NS, "changed": "true"})
+			x.SetAnnotations(map[string]string{"changed": "true"})
+		}
+		o.Patches = []Patch{{Type: types.MergePatchType, Data: `{"metadata":{"labels":{"changed":"true"},"annotations":{"changed":"true"}}}`}}
+	}
+	r := &operations[T]{Operations: o, t: t, e: e}
+	all := e.Dynamic(t).Resource(o.Resource)
+	r.client = all
+	r.clients = []dynamic.ResourceInterface{all}
+	if o.Namespaced {
+		r.client = all.Namespace(e.NS)
+		r.clients = append(r.clients, r.client)
+	}
+	r.discovered()
 	t.Cleanup(func() {
-		_ = o.Client.DeleteCollection(context.Background(), metav1.DeleteOptions{}, selected(e)) // what a failure left behind
+		_ = r.client.DeleteCollection(e.Outlive().Ctx, metav1.DeleteOptions{}, selected(e)) // what a failure left behind
 	})
-	before, err := o.Client.List(e.Ctx, selected(e))
-	require.NoError(t, err)
-	var all []T
+	since := selected(e)
+	since.ResourceVersion = r.listed(0)
+	for _, c := range r.clients {
+		r.watches = append(r.watches, Observe[*unstructured.Unstructured](t, e, c.Watch, since))
+	}
+	var made []*unstructured.Unstructured
 	for i := range 3 {
-		all = append(all, o.create(t, e, i))
+		made = append(made, r.create(i))
 	}
-	got, err := o.Client.Get(e.Ctx, all[0].GetName(), metav1.GetOptions{})
-	require.NoError(t, err)
-	require.Equal(t, all[0].GetUID(), got.GetUID())
-	require.Equal(t, all[0].GetCreationTimestamp().Time, got.GetCreationTimestamp().Time)
-	for _, c := range []API[T, L]{o.Client, o.Everywhere} {
-		if c == nil {
-			continue
-		}
-		require.Len(t, o.list(t, e, c), 3)
-		since := selected(e)
-		since.ResourceVersion = resourceVersion(t, before)
-		w := Observe[T](t, e, c.Watch, since)
-		for _, x := range all {
-			// Controllers may change the first while the others are made.
-			require.Equal(t, x.GetName(), w.Until(watch.Added, x.GetName()+" is added", nil).GetName())
-		}
+	_, err := r.client.Create(e.Ctx, r.initial(0), metav1.CreateOptions{})
+	require.True(t, apierrors.IsAlreadyExists(err), "%v", err)
+	r.listed(3)
+	r.change(made[0])
+	require.NoError(t, r.client.Delete(e.Ctx, made[2].GetName(), metav1.DeleteOptions{}))
+	r.gone(made[2])
+	r.listed(2)
+	require.NoError(t, r.client.DeleteCollection(e.Ctx, metav1.DeleteOptions{}, selected(e)))
+	for _, u := range made[:2] {
+		r.gone(u)
 	}
-	x := o.change(t, e, all[0])
-	if with != nil {
-		with(x)
+	r.listed(0)
+}
+
+// change changes the first object in every way.
+func (r *operations[T]) change(first *unstructured.Unstructured) {
+	got, err := r.client.Get(r.e.Ctx, first.GetName(), metav1.GetOptions{})
+	require.NoError(r.t, err)
+	require.Equal(r.t, first.GetUID(), got.GetUID())
+	require.Equal(r.t, first.GetCreationTimestamp(), got.GetCreationTimestamp())
+	last := r.update(got, r.Update)
+	if r.Status != nil {
+		last = r.update(last, r.Status, "status")
+		got, err := r.client.Get(r.e.Ctx, first.GetName(), metav1.GetOptions{}, "status")
+		require.NoError(r.t, err)
+		r.contains(got, last)
 	}
-	o.delete(t, e, all)
+	for _, p := range r.Patches {
+		last = r.patch(r.again(), p, r.Update)
+	}
+	for _, p := range r.StatusPatches {
+		last = r.patch(r.update(r.again(), r.Update), p, r.Status, "status")
+	}
+	if r.With != nil {
+		r.With(r.typed(last))
+	}
+}
+
+// again deletes the first object and makes it anew.
+func (r *operations[T]) again() *unstructured.Unstructured {
+	u := r.initial(0)
+	require.NoError(r.t, r.client.Delete(r.e.Ctx, u.GetName(), metav1.DeleteOptions{}))
+	r.gone(u)
+	return r.create(0)
+}
+
+// listed requires that there are so many objects, and returns the resource version of the list.
+func (r *operations[T]) listed(count int) (revision string) {
+	for _, c := range r.clients {
+		l, err := c.List(r.e.Ctx, selected(r.e))
+		require.NoError(r.t, err)
+		require.Len(r.t, l.Items, count)
+		revision = l.GetResourceVersion()
+	}
+	return revision
+}
+
+func (r *operations[T]) initial(i int) *unstructured.Unstructured {
+	u := r.unstructured(r.Make(i))
+	if u.GetName() == "" {
+		u.SetName(fmt.Sprintf("%s-%d", r.e.NS, i))
+	}
+	u.SetLabels(map[string]string{operationsLabel: r.e.NS})
+	return u
+}
+
+func (r *operations[T]) unstructured(o T) *unstructured.Unstructured {
+	m, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
+	require.NoError(r.t, err)
+	u := &unstructured.Unstructured{Object: m}
+	u.SetGroupVersionKind(r.Resource.GroupVersion().WithKind(r.Kind))
+	return u
+}
+
+func (r *operations[T]) typed(u *unstructured.Unstructured) T {
+	o := reflect.New(reflect.TypeFor[T]().Elem()).Interface().(T)
+	require.NoError(r.t, runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, o))
+	return o
+}
+
+// changed is an object after a change by code.
+func (r *operations[T]) changed(u *unstructured.Unstructured, change func(T)) *unstructured.Unstructured {
+	o := r.typed(u)
+	change(o)
+	return r.unstructured(o)
 }
 
 // discovered finds the kind in the discovery documents.
-func (o Operations[T, L]) discovered(t *testing.T, e *Env) {
-	groups, err := e.Client.Discovery().ServerGroups()
-	require.NoError(t, err)
-	var versions []string
-	for _, g := range groups.Groups {
-		if g.Name == o.Resource.Group {
-			for _, v := range g.Versions {
-				versions = append(versions, v.GroupVersion)
+func (r *operations[T]) discovered() {
+	groups, err := r.e.Client.Discovery().ServerGroups()
+	require.NoError(r.t, err)
+	require.True(r.t, slices.ContainsFunc(groups.Groups, func(g metav1.APIGroup) bool {
+		return g.Name == r.Resource.Group && slices.ContainsFunc(g.Versions, func(v metav1.GroupVersionForDiscovery) bool {
+			return v.Version == r.Resource.Version
+		})
+	}))
+	l, err := r.e.Client.Discovery().ServerResourcesForGroupVersion(r.Resource.GroupVersion().String())
+	require.NoError(r.t, err)
+	found := map[string]metav1.APIResource{}
+	for _, x := range l.APIResources {
+		found[x.Name] = x
+	}
+	have := found[r.Resource.Resource]
+	require.Equal(r.t, r.Kind, have.Kind)
+	require.Equal(r.t, r.Namespaced, have.Namespaced)
+	require.Subset(r.t, []string(have.Verbs), []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"})
+	if _, status := found[r.Resource.Resource+"/status"]; r.With == nil {
+		require.Equal(r.t, r.Status != nil, status)
+	}
+}
+
+// happened sees an event of an object in all watches.
+func (r *operations[T]) happened(typ watch.EventType, name, revision string) {
+	for _, w := range r.watches {
+		w.Until(typ, fmt.Sprintf("%s of %s at %s", typ, name, revision), func(u *unstructured.Unstructured) bool {
+			return u.GetName() == name && (revision == "" || u.GetResourceVersion() == revision)
+		})
+	}
+}
+
+func (r *operations[T]) create(i int) *unstructured.Unstructured {
+	want := r.initial(i)
+	u, err := r.client.Create(r.e.Ctx, want, metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict})
+	require.NoError(r.t, err)
+	require.NotEmpty(r.t, u.GetUID())
+	r.contains(u, want)
+	r.happened(watch.Added, u.GetName(), u.GetResourceVersion())
+	return u
+}
+
+// update changes an object by code, again when a controller has changed it at the same time.
+func (r *operations[T]) update(u *unstructured.Unstructured, change func(T), sub ...string) (out *unstructured.Unstructured) {
+	var want *unstructured.Unstructured
+	err := retry.RetryOnConflict(retry.DefaultBackoff, func() (err error) {
+		if want != nil {
+			if u, err = r.client.Get(r.e.Ctx, u.GetName(), metav1.GetOptions{}); err != nil {
+				return err
 			}
 		}
-	}
-	require.Contains(t, versions, o.Resource.GroupVersion().String())
-	l, err := e.Client.Discovery().ServerResourcesForGroupVersion(o.Resource.GroupVersion().String())
-	require.NoError(t, err)
-	for _, r := range l.APIResources {
-		if r.Name == o.Resource.Resource {
-			require.Equal(t, o.Kind, r.Kind)
-			require.Equal(t, o.Everywhere != nil, r.Namespaced)
-			require.Subset(t, []string(r.Verbs), []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"})
-			return
-		}
-	}
-	require.Fail(t, "not in discovery", "%s", o.Resource)
-}
-
-func (o Operations[T, L]) create(t *testing.T, e *Env, i int) T {
-	x := o.Make(i)
-	if x.GetName() == "" {
-		x.SetGenerateName(e.NS + "-")
-	}
-	x.SetLabels(map[string]string{operationsLabel: e.NS})
-	x, err := o.Client.Create(e.Ctx, x, metav1.CreateOptions{})
-	require.NoError(t, err)
-	Revision(t, x)
-	require.NotEmpty(t, x.GetUID())
-	return x
-}
-
-func (o Operations[T, L]) list(t *testing.T, e *Env, c API[T, L]) []runtime.Object {
-	l, err := c.List(e.Ctx, selected(e))
-	require.NoError(t, err)
-	items, err := meta.ExtractList(l)
-	require.NoError(t, err)
-	return items
-}
-
-// change patches and updates an object, and sees both by watches.
-func (o Operations[T, L]) change(t *testing.T, e *Env, x T) T {
-	since := selected(e)
-	since.ResourceVersion = x.GetResourceVersion()
-	var watches []*Watch[T]
-	for _, c := range []API[T, L]{o.Client, o.Everywhere} {
-		if c != nil {
-			watches = append(watches, Observe[T](t, e, c.Watch, since))
-		}
-	}
-	patched, err := o.Client.Patch(e.Ctx, x.GetName(), types.MergePatchType, []byte(`{"metadata":{"annotations":{"patched":"true"}}}`), metav1.PatchOptions{})
-	require.NoError(t, err)
-	require.Equal(t, "true", patched.GetAnnotations()["patched"])
-	Newer(t, patched, x)
-	updated := Update(t, e, o.Client, x.GetName(), func(x T) {
-		a := x.GetAnnotations()
-		a["updated"] = "true"
-		x.SetAnnotations(a)
+		want = r.changed(u, change)
+		out, err = r.client.Update(r.e.Ctx, want, metav1.UpdateOptions{FieldValidation: metav1.FieldValidationStrict}, sub...)
+		return err
 	})
-	require.Equal(t, map[string]string{"patched": "true", "updated": "true"}, updated.GetAnnotations())
-	Newer(t, updated, patched)
-	for _, w := range watches {
-		for _, a := range []string{"patched", "updated"} {
-			w.Until(watch.Modified, "the annotation "+a, func(y T) bool { return y.GetUID() == x.GetUID() && y.GetAnnotations()[a] == "true" })
-		}
-	}
-	return updated
+	require.NoError(r.t, err)
+	r.written(out, want, u, sub...)
+	return out
 }
 
-// delete deletes the last object and then the collection. Objects that a controller holds back by a finalizer may go later.
-func (o Operations[T, L]) delete(t *testing.T, e *Env, all []T) {
-	name := all[len(all)-1].GetName()
-	require.NoError(t, o.Client.Delete(e.Ctx, name, metav1.DeleteOptions{}))
-	Eventually(t, e, name+" is gone", func() (bool, error) {
-		x, err := o.Client.Get(e.Ctx, name, metav1.GetOptions{})
+// patch does to an object what change does.
+func (r *operations[T]) patch(u *unstructured.Unstructured, p Patch, change func(T), sub ...string) *unstructured.Unstructured {
+	o, data := metav1.PatchOptions{FieldValidation: metav1.FieldValidationStrict}, []byte(p.Data)
+	if p.Type == types.ApplyPatchType {
+		o.FieldManager, o.Force = "conformance", ptr.To(true)
+		apply := &unstructured.Unstructured{}
+		require.NoError(r.t, json.Unmarshal(data, &apply.Object))
+		apply.SetGroupVersionKind(u.GroupVersionKind())
+		apply.SetName(u.GetName())
+		var err error
+		data, err = apply.MarshalJSON()
+		require.NoError(r.t, err)
+	}
+	out, err := r.client.Patch(r.e.Ctx, u.GetName(), p.Type, data, o, sub...)
+	require.NoError(r.t, err, "%s", data)
+	r.written(out, r.changed(u, change), u, sub...)
+	return out
+}
+
+// written checks the result of a change. Of the status it does so if that was written: controllers write it, too.
+func (r *operations[T]) written(out, want, before *unstructured.Unstructured, sub ...string) {
+	if len(sub) == 0 {
+		want = want.DeepCopy()
+		delete(want.Object, "status")
+	}
+	Newer(r.t, out, before)
+	r.contains(out, want)
+	r.happened(watch.Modified, out.GetName(), out.GetResourceVersion())
+}
+
+// gone waits until an object that was deleted is gone: somebody may hold it back for a while.
+func (r *operations[T]) gone(u *unstructured.Unstructured) {
+	Eventually(r.t, r.e, u.GetName()+" is gone", func() (bool, error) {
+		_, err := r.client.Get(r.e.Ctx, u.GetName(), metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return true, nil
 		}
-		require.NoError(t, err)
-		require.NotNil(t, x.GetDeletionTimestamp())
-		require.NotEmpty(t, x.GetFinalizers())
-		return false, nil
+		return false, err
 	})
-	require.Len(t, o.list(t, e, o.Client), len(all)-1)
-	require.NoError(t, o.Client.DeleteCollection(e.Ctx, metav1.DeleteOptions{}, selected(e)))
-	Eventually(t, e, "the collection is gone", func() (bool, error) { return len(o.list(t, e, o.Client)) == 0, nil })
+	r.happened(watch.Deleted, u.GetName(), "")
 }
 
-func resourceVersion(t *testing.T, l runtime.Object) string {
-	m, err := meta.ListAccessor(l)
-	require.NoError(t, err)
-	require.NotEmpty(t, m.GetResourceVersion())
-	return m.GetResourceVersion()
+// contains checks that what is wanted is there, but for what every change changes.
+func (r *operations[T]) contains(have, want *unstructured.Unstructured) {
+	want = want.DeepCopy()
+	for _, field := range []string{"resourceVersion", "generation", "managedFields"} {
+		unstructured.RemoveNestedField(want.Object, "metadata", field)
+	}
+	require.Equal(r.t, want.Object, common(have.Object, want.Object))
+}
+
+// common is what of a value another one has, too; what the other has and is empty is taken to be there.
+func common(have, want any) any {
+	switch w := want.(type) {
+	case map[string]any:
+		h, ok := have.(map[string]any)
+		if !ok && (have != nil || len(w) > 0) {
+			return have
+		}
+		out := make(map[string]any, len(w))
+		for k, v := range w {
+			if x, ok := h[k]; ok || !hollow(v) {
+				out[k] = common(x, v)
+			} else {
+				out[k] = v
+			}
+		}
+		return out
+	case []any:
+		h, ok := have.([]any)
+		if !ok || len(h) != len(w) {
+			return have
+		}
+		out := make([]any, len(w))
+		for i := range w {
+			out[i] = common(h[i], w[i])
+		}
+		return out
+	}
+	return have
+}
+
+// hollow says whether a value is none, or a map with no values in it.
+func hollow(v any) bool {
+	m, ok := v.(map[string]any)
+	if !ok {
+		return v == nil
+	}
+	for _, x := range m {
+		if !hollow(x) {
+			return false
+		}
+	}
+	return true
 }

@@ -55,10 +55,12 @@ func quoted(t *testing.T, s any) string {
 func trustBundles(t *testing.T, e *conformance.Env) {
 	updated := authority(t, "updated")
 	merge := `{"spec":{"trustBundle":` + quoted(t, updated) + `}}`
-	conformance.CRUD[*certificatesv1.ClusterTrustBundle]{
+	conformance.Operations[*certificatesv1.ClusterTrustBundle]{
 		Resource: certificatesv1.SchemeGroupVersion.WithResource("clustertrustbundles"), Kind: "ClusterTrustBundle",
-		Initial: &certificatesv1.ClusterTrustBundle{Spec: certificatesv1.ClusterTrustBundleSpec{TrustBundle: authority(t, "initial")}},
-		Update:  func(o *certificatesv1.ClusterTrustBundle) { o.Spec.TrustBundle = updated },
+		Make: func(int) *certificatesv1.ClusterTrustBundle {
+			return &certificatesv1.ClusterTrustBundle{Spec: certificatesv1.ClusterTrustBundleSpec{TrustBundle: authority(t, "initial")}}
+		},
+		Update: func(o *certificatesv1.ClusterTrustBundle) { o.Spec.TrustBundle = updated },
 		Patches: []conformance.Patch{
 			{Type: types.ApplyPatchType, Data: merge},
 			{Type: types.StrategicMergePatchType, Data: merge},
@@ -87,14 +89,16 @@ func podCertificateRequests(t *testing.T, e *conformance.Env) {
 	add := func(path string, v any) string {
 		return fmt.Sprintf(`{"op":"add","path":"/status/%s","value":%s}`, path, quoted(t, v))
 	}
-	conformance.CRUD[*certificatesv1.PodCertificateRequest]{
+	conformance.Operations[*certificatesv1.PodCertificateRequest]{
 		Resource: certificatesv1.SchemeGroupVersion.WithResource("podcertificaterequests"), Kind: "PodCertificateRequest", Namespaced: true,
-		Initial: &certificatesv1.PodCertificateRequest{Spec: certificatesv1.PodCertificateRequestSpec{
-			SignerName: "example.com/" + e.NS, PodName: "test-pod", PodUID: "12345678-1234-1234-1234-123456789012",
-			ServiceAccountName: "default", ServiceAccountUID: "12345678-1234-1234-1234-123456789013",
-			NodeName: "test-node", NodeUID: "12345678-1234-1234-1234-123456789014",
-			MaxExpirationSeconds: ptr.To[int32](86400), StubPKCS10Request: stub,
-		}},
+		Make: func(int) *certificatesv1.PodCertificateRequest {
+			return &certificatesv1.PodCertificateRequest{Spec: certificatesv1.PodCertificateRequestSpec{
+				SignerName: "example.com/" + e.NS, PodName: "test-pod", PodUID: "12345678-1234-1234-1234-123456789012",
+				ServiceAccountName: "default", ServiceAccountUID: "12345678-1234-1234-1234-123456789013",
+				NodeName: "test-node", NodeUID: "12345678-1234-1234-1234-123456789014",
+				MaxExpirationSeconds: ptr.To[int32](86400), StubPKCS10Request: stub,
+			}}
+		},
 		Update: func(o *certificatesv1.PodCertificateRequest) { metav1.SetMetaDataLabel(&o.ObjectMeta, label, "test") },
 		Status: func(o *certificatesv1.PodCertificateRequest) { status.DeepCopyInto(&o.Status) },
 		Patches: []conformance.Patch{
@@ -148,21 +152,22 @@ func signingRequests(t *testing.T, e *conformance.Env) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "e2e.example.com"}}, newKey(t))
 	require.NoError(t, err)
 	request := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
-	conformance.Operations[*certificatesv1.CertificateSigningRequest, *certificatesv1.CertificateSigningRequestList]{
-		Resource: certificatesv1.SchemeGroupVersion.WithResource("certificatesigningrequests"), Kind: "CertificateSigningRequest", Client: requests,
+	conformance.Operations[*certificatesv1.CertificateSigningRequest]{
+		Resource: certificatesv1.SchemeGroupVersion.WithResource("certificatesigningrequests"), Kind: "CertificateSigningRequest",
 		Make: func(int) *certificatesv1.CertificateSigningRequest {
 			return &certificatesv1.CertificateSigningRequest{Spec: certificatesv1.CertificateSigningRequestSpec{
 				Request: request, SignerName: signer, ExpirationSeconds: ptr.To[int32](3600),
 				Usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageKeyEncipherment, certificatesv1.UsageServerAuth},
 			}}
 		},
-	}.Run(t, e, func(x *certificatesv1.CertificateSigningRequest) {
-		require.Equal(t, ptr.To[int32](3600), x.Spec.ExpirationSeconds)
-		l, err := requests.List(e.Ctx, metav1.ListOptions{FieldSelector: "spec.signerName=" + signer})
-		require.NoError(t, err)
-		require.Len(t, l.Items, 3)
-		approveAndSign(t, e, x, l.ResourceVersion)
-	})
+		With: func(x *certificatesv1.CertificateSigningRequest) {
+			require.Equal(t, ptr.To[int32](3600), x.Spec.ExpirationSeconds)
+			l, err := requests.List(e.Ctx, metav1.ListOptions{FieldSelector: "spec.signerName=" + signer})
+			require.NoError(t, err)
+			require.Len(t, l.Items, 3)
+			approveAndSign(t, e, x, l.ResourceVersion)
+		},
+	}.Run(t, e)
 }
 
 // approveAndSign writes both parts of a request's status.

@@ -23,11 +23,13 @@ func TestConformance(t *testing.T) {
 }
 
 func deviceClass(t *testing.T, e *conformance.Env) {
-	conformance.CRUD[*resourcev1.DeviceClass]{
+	conformance.Operations[*resourcev1.DeviceClass]{
 		Resource: resourcev1.SchemeGroupVersion.WithResource("deviceclasses"), Kind: "DeviceClass",
-		Initial: &resourcev1.DeviceClass{Spec: resourcev1.DeviceClassSpec{
-			Selectors: []resourcev1.DeviceSelector{{CEL: &resourcev1.CELDeviceSelector{Expression: "false"}}},
-		}},
+		Make: func(int) *resourcev1.DeviceClass {
+			return &resourcev1.DeviceClass{Spec: resourcev1.DeviceClassSpec{
+				Selectors: []resourcev1.DeviceSelector{{CEL: &resourcev1.CELDeviceSelector{Expression: "false"}}},
+			}}
+		},
 		Update:  func(o *resourcev1.DeviceClass) { o.Spec.Selectors[0].CEL.Expression = "1 == 0" },
 		Patches: []conformance.Patch{{Type: types.StrategicMergePatchType, Data: `{"spec":{"selectors":[{"cel":{"expression":"1 == 0"}}]}}`}},
 	}.Run(t, e)
@@ -35,11 +37,13 @@ func deviceClass(t *testing.T, e *conformance.Env) {
 
 func deviceTaintRule(t *testing.T, e *conformance.Env) {
 	now := metav1.NewTime(time.Now().Truncate(time.Second))
-	conformance.CRUD[*resourcev1.DeviceTaintRule]{
+	conformance.Operations[*resourcev1.DeviceTaintRule]{
 		Resource: resourcev1.SchemeGroupVersion.WithResource("devicetaintrules"), Kind: "DeviceTaintRule",
-		Initial: &resourcev1.DeviceTaintRule{Spec: resourcev1.DeviceTaintRuleSpec{
-			Taint: resourcev1.DeviceTaint{Key: "testing", Effect: resourcev1.DeviceTaintEffectNone},
-		}},
+		Make: func(int) *resourcev1.DeviceTaintRule {
+			return &resourcev1.DeviceTaintRule{Spec: resourcev1.DeviceTaintRuleSpec{
+				Taint: resourcev1.DeviceTaint{Key: "testing", Effect: resourcev1.DeviceTaintEffectNone},
+			}}
+		},
 		Update: func(o *resourcev1.DeviceTaintRule) {
 			o.Spec.Taint.Effect = resourcev1.DeviceTaintEffectNoExecute
 			o.Spec.Taint.TimeAdded = nil // which is set anew
@@ -76,9 +80,9 @@ func claimSpec() resourcev1.ResourceClaimSpec {
 
 func resourceClaim(t *testing.T, e *conformance.Env) {
 	const merge = `{"status":{"allocation":{}}}`
-	conformance.CRUD[*resourcev1.ResourceClaim]{
+	conformance.Operations[*resourcev1.ResourceClaim]{
 		Resource: resourcev1.SchemeGroupVersion.WithResource("resourceclaims"), Kind: "ResourceClaim", Namespaced: true,
-		Initial: &resourcev1.ResourceClaim{Spec: claimSpec()},
+		Make:    func(int) *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{Spec: claimSpec()} },
 		Update:  func(o *resourcev1.ResourceClaim) { metav1.SetMetaDataLabel(&o.ObjectMeta, testLabel, "test") },
 		Status:  func(o *resourcev1.ResourceClaim) { o.Status.Allocation = &resourcev1.AllocationResult{} },
 		Patches: labelled(),
@@ -92,21 +96,25 @@ func resourceClaim(t *testing.T, e *conformance.Env) {
 }
 
 func resourceClaimTemplate(t *testing.T, e *conformance.Env) {
-	conformance.CRUD[*resourcev1.ResourceClaimTemplate]{
+	conformance.Operations[*resourcev1.ResourceClaimTemplate]{
 		Resource: resourcev1.SchemeGroupVersion.WithResource("resourceclaimtemplates"), Kind: "ResourceClaimTemplate", Namespaced: true,
-		Initial: &resourcev1.ResourceClaimTemplate{Spec: resourcev1.ResourceClaimTemplateSpec{Spec: claimSpec()}},
+		Make: func(int) *resourcev1.ResourceClaimTemplate {
+			return &resourcev1.ResourceClaimTemplate{Spec: resourcev1.ResourceClaimTemplateSpec{Spec: claimSpec()}}
+		},
 		Update:  func(o *resourcev1.ResourceClaimTemplate) { metav1.SetMetaDataLabel(&o.ObjectMeta, testLabel, "test") },
 		Patches: labelled(),
 	}.Run(t, e)
 }
 
 func resourceSlice(t *testing.T, e *conformance.Env) {
-	conformance.CRUD[*resourcev1.ResourceSlice]{
+	conformance.Operations[*resourcev1.ResourceSlice]{
 		Resource: resourcev1.SchemeGroupVersion.WithResource("resourceslices"), Kind: "ResourceSlice",
-		Initial: &resourcev1.ResourceSlice{Spec: resourcev1.ResourceSliceSpec{
-			Driver: "dra.example.com", NodeName: ptr.To("no-such-node"),
-			Pool: resourcev1.ResourcePool{Name: "cluster", Generation: 1, ResourceSliceCount: 1},
-		}},
+		Make: func(int) *resourcev1.ResourceSlice {
+			return &resourcev1.ResourceSlice{Spec: resourcev1.ResourceSliceSpec{
+				Driver: "dra.example.com", NodeName: ptr.To("no-such-node"),
+				Pool: resourcev1.ResourcePool{Name: "cluster", Generation: 1, ResourceSliceCount: 1},
+			}}
+		},
 		Update:  func(o *resourcev1.ResourceSlice) { o.Spec.Devices = []resourcev1.Device{{Name: "device-0"}} },
 		Patches: []conformance.Patch{{Type: types.StrategicMergePatchType, Data: `{"spec":{"devices":[{"name":"device-0"}]}}`}},
 	}.Run(t, e)

@@ -37,8 +37,8 @@ func cidrOperations(t *testing.T, e *conformance.Env) {
 }
 
 func addressOperations(t *testing.T, e *conformance.Env) {
-	conformance.Operations[*networkingv1.IPAddress, *networkingv1.IPAddressList]{
-		Resource: networkingv1.SchemeGroupVersion.WithResource("ipaddresses"), Kind: "IPAddress", Client: e.Client.NetworkingV1().IPAddresses(),
+	conformance.Operations[*networkingv1.IPAddress]{
+		Resource: networkingv1.SchemeGroupVersion.WithResource("ipaddresses"), Kind: "IPAddress",
 		Make: func(i int) *networkingv1.IPAddress {
 			// Addresses are named by themselves. Neither is one that services get.
 			name := []string{"255.255.255.255", "fe80::42:1dff:fe84:f9e2", "fe80::42:1dff:fe84:f9e3"}[i]
@@ -46,5 +46,5 @@ func addressOperations(t *testing.T, e *conformance.Env) {
 				ParentRef: &networkingv1.ParentReference{Group: "mygroup", Resource: "myresources", Namespace: "foo", Name: fmt.Sprintf("bar-%d", i)},
 			}}
 		},
-	}.Run(t, e, nil)
+	}.Run(t, e)
 }

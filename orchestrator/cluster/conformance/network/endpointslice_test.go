@@ -87,15 +87,14 @@ func slicesOfNoPods(t *testing.T, e *conformance.Env) {
 }
 
 func sliceOperations(t *testing.T, e *conformance.Env) {
-	conformance.Operations[*discoveryv1.EndpointSlice, *discoveryv1.EndpointSliceList]{
-		Resource: discoveryv1.SchemeGroupVersion.WithResource("endpointslices"), Kind: "EndpointSlice",
-		Client: e.Client.DiscoveryV1().EndpointSlices(e.NS), Everywhere: e.Client.DiscoveryV1().EndpointSlices(""),
+	conformance.Operations[*discoveryv1.EndpointSlice]{
+		Resource: discoveryv1.SchemeGroupVersion.WithResource("endpointslices"), Kind: "EndpointSlice", Namespaced: true,
 		Make: func(int) *discoveryv1.EndpointSlice {
 			return &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{
 				{Addresses: []string{"1.2.3.4", "5.6.7.8"}}, {Addresses: []string{"2.2.3.4", "6.6.7.8"}},
 			}}
 		},
-	}.Run(t, e, nil)
+	}.Run(t, e)
 }
 
 // slicesMirror makes, changes and deletes endpoints of a service without a selector.

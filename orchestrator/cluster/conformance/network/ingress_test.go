@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/stretchr/testify/require"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -21,9 +20,8 @@ func ingresses() conformance.Behaviours {
 }
 
 func ingressOperations(t *testing.T, e *conformance.Env) {
-	mine := e.Client.NetworkingV1().Ingresses(e.NS)
-	conformance.Operations[*networkingv1.Ingress, *networkingv1.IngressList]{
-		Resource: networkingv1.SchemeGroupVersion.WithResource("ingresses"), Kind: "Ingress", Client: mine, Everywhere: e.Client.NetworkingV1().Ingresses(""),
+	conformance.Operations[*networkingv1.Ingress]{
+		Resource: networkingv1.SchemeGroupVersion.WithResource("ingresses"), Kind: "Ingress", Namespaced: true,
 		Make: func(i int) *networkingv1.Ingress {
 			backend := &networkingv1.IngressBackend{Service: &networkingv1.IngressServiceBackend{
 				Name: fmt.Sprintf("backend-%d", i), Port: networkingv1.ServiceBackendPort{Number: 80},
@@ -34,28 +32,20 @@ func ingressOperations(t *testing.T, e *conformance.Env) {
 				}},
 			}}}}
 		},
-	}.Run(t, e, func(x *networkingv1.Ingress) {
-		status := func(ip string) networkingv1.IngressLoadBalancerStatus {
-			return networkingv1.IngressLoadBalancerStatus{Ingress: []networkingv1.IngressLoadBalancerIngress{{IP: ip}}}
-		}
-		p, err := mine.Patch(e.Ctx, x.Name, types.MergePatchType,
-			[]byte(`{"metadata":{"annotations":{"patchedstatus":"true"}},"status":{"loadBalancer":{"ingress":[{"ip":"169.1.1.1"}]}}}`), metav1.PatchOptions{}, "status")
-		require.NoError(t, err)
-		require.Equal(t, status("169.1.1.1"), p.Status.LoadBalancer)
-		require.Equal(t, "true", p.Annotations["patchedstatus"])
-		u := conformance.UpdateStatus(t, e, mine, x.Name, func(x *networkingv1.Ingress) { x.Status.LoadBalancer = status("169.1.1.2") })
-		require.Equal(t, status("169.1.1.2"), u.Status.LoadBalancer)
-		got, err := e.Dynamic(t).Resource(networkingv1.SchemeGroupVersion.WithResource("ingresses")).Namespace(e.NS).Get(e.Ctx, x.Name, metav1.GetOptions{}, "status")
-		require.NoError(t, err)
-		require.Equal(t, x.UID, got.GetUID())
-	})
+		Status: func(x *networkingv1.Ingress) {
+			metav1.SetMetaDataAnnotation(&x.ObjectMeta, "changedstatus", "true")
+			x.Status.LoadBalancer.Ingress = []networkingv1.IngressLoadBalancerIngress{{IP: "169.1.1.1"}}
+		},
+		StatusPatches: []conformance.Patch{{Type: types.MergePatchType,
+			Data: `{"metadata":{"annotations":{"changedstatus":"true"}},"status":{"loadBalancer":{"ingress":[{"ip":"169.1.1.1"}]}}}`}},
+	}.Run(t, e)
 }
 
 func ingressClassOperations(t *testing.T, e *conformance.Env) {
-	conformance.Operations[*networkingv1.IngressClass, *networkingv1.IngressClassList]{
-		Resource: networkingv1.SchemeGroupVersion.WithResource("ingressclasses"), Kind: "IngressClass", Client: e.Client.NetworkingV1().IngressClasses(),
+	conformance.Operations[*networkingv1.IngressClass]{
+		Resource: networkingv1.SchemeGroupVersion.WithResource("ingressclasses"), Kind: "IngressClass",
 		Make: func(int) *networkingv1.IngressClass {
 			return &networkingv1.IngressClass{Spec: networkingv1.IngressClassSpec{Controller: "example.com/controller"}}
 		},
-	}.Run(t, e, nil)
+	}.Run(t, e)
 }

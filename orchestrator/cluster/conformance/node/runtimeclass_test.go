@@ -91,8 +91,8 @@ func classOverhead(t *testing.T, e *conformance.Env) {
 }
 
 func classOperations(t *testing.T, e *conformance.Env) {
-	conformance.Operations[*nodev1.RuntimeClass, *nodev1.RuntimeClassList]{
-		Resource: nodev1.SchemeGroupVersion.WithResource("runtimeclasses"), Kind: "RuntimeClass", Client: e.Client.NodeV1().RuntimeClasses(),
+	conformance.Operations[*nodev1.RuntimeClass]{
+		Resource: nodev1.SchemeGroupVersion.WithResource("runtimeclasses"), Kind: "RuntimeClass",
 		Make: func(int) *nodev1.RuntimeClass { return &nodev1.RuntimeClass{Handler: "runc"} },
-	}.Run(t, e, nil)
+	}.Run(t, e)
 }

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -9,7 +10,6 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
@@ -33,74 +33,41 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-// lifecycle creates an object, reads it, labels it by a patch, lists and deletes it; then another one, which is labelled by an
-// update and deleted as a collection.
-func lifecycle[T conformance.Object, L runtime.Object](t *testing.T, e *conformance.Env, c conformance.API[T, L], name string, make func(name string) T, items func(L) int) {
-	count := func(label string) int {
-		l, err := c.List(e.Ctx, metav1.ListOptions{LabelSelector: label})
-		require.NoError(t, err)
-		return items(l)
-	}
-	gone := func(label string) {
-		conformance.Eventually(t, e, "nothing is left of "+label, func() (bool, error) { return count(label) == 0, nil })
-	}
-	t.Cleanup(func() {
-		_ = c.Delete(context.Background(), name+"-1", metav1.DeleteOptions{}) // what a failure left behind
-		_ = c.Delete(context.Background(), name+"-2", metav1.DeleteOptions{})
-	})
-	first, err := c.Create(e.Ctx, make(name+"-1"), metav1.CreateOptions{})
-	require.NoError(t, err)
-	conformance.Revision(t, first)
-	_, err = c.Create(e.Ctx, make(name+"-1"), metav1.CreateOptions{})
-	require.True(t, apierrors.IsAlreadyExists(err), "%v", err)
-	got, err := c.Get(e.Ctx, first.GetName(), metav1.GetOptions{})
-	require.NoError(t, err)
-	require.Equal(t, first.GetUID(), got.GetUID())
-	patched, err := c.Patch(e.Ctx, first.GetName(), types.StrategicMergePatchType, []byte(`{"metadata":{"labels":{"`+name+`":"patched"}}}`), metav1.PatchOptions{})
-	require.NoError(t, err)
-	require.Equal(t, "patched", patched.GetLabels()[name])
-	conformance.Newer(t, patched, first)
-	require.Equal(t, 1, count(name+"=patched"))
-	require.NoError(t, c.Delete(e.Ctx, first.GetName(), metav1.DeleteOptions{}))
-	gone(name + "=patched")
-
-	second, err := c.Create(e.Ctx, make(name+"-2"), metav1.CreateOptions{})
-	require.NoError(t, err)
-	updated := conformance.Update(t, e, c, second.GetName(), func(o T) { o.SetLabels(map[string]string{name: "updated"}) })
-	require.Equal(t, "updated", updated.GetLabels()[name])
-	conformance.Newer(t, updated, second)
-	require.Equal(t, 1, count(name+"=updated"))
-	require.NoError(t, c.DeleteCollection(e.Ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: name + "=updated"}))
-	gone(name + "=updated")
-}
-
 func named(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
 
 func csiDriver(t *testing.T, e *conformance.Env) {
-	lifecycle(t, e, e.Client.StorageV1().CSIDrivers(), "inline-driver-"+e.NS, func(name string) *storagev1.CSIDriver {
-		return &storagev1.CSIDriver{ObjectMeta: named(name), Spec: storagev1.CSIDriverSpec{
-			VolumeLifecycleModes: []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral},
-			FSGroupPolicy:        ptr.To(storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy),
-		}}
-	}, func(l *storagev1.CSIDriverList) int { return len(l.Items) })
+	conformance.Operations[*storagev1.CSIDriver]{
+		Resource: storagev1.SchemeGroupVersion.WithResource("csidrivers"), Kind: "CSIDriver",
+		Make: func(int) *storagev1.CSIDriver {
+			return &storagev1.CSIDriver{Spec: storagev1.CSIDriverSpec{
+				VolumeLifecycleModes: []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral},
+				FSGroupPolicy:        ptr.To(storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy),
+			}}
+		},
+	}.Run(t, e)
 }
 
 func csiNode(t *testing.T, e *conformance.Env) {
-	lifecycle(t, e, e.Client.StorageV1().CSINodes(), "csinode-"+e.NS, func(name string) *storagev1.CSINode {
-		return &storagev1.CSINode{ObjectMeta: named(name)}
-	}, func(l *storagev1.CSINodeList) int { return len(l.Items) })
+	conformance.Operations[*storagev1.CSINode]{
+		Resource: storagev1.SchemeGroupVersion.WithResource("csinodes"), Kind: "CSINode",
+		Make: func(int) *storagev1.CSINode { return &storagev1.CSINode{} },
+	}.Run(t, e)
 }
 
 func storageClass(t *testing.T, e *conformance.Env) {
-	lifecycle(t, e, e.Client.StorageV1().StorageClasses(), "class-"+e.NS, func(name string) *storagev1.StorageClass {
-		return &storagev1.StorageClass{ObjectMeta: named(name), Provisioner: "e2e-fake-provisioner"}
-	}, func(l *storagev1.StorageClassList) int { return len(l.Items) })
+	conformance.Operations[*storagev1.StorageClass]{
+		Resource: storagev1.SchemeGroupVersion.WithResource("storageclasses"), Kind: "StorageClass",
+		Make: func(int) *storagev1.StorageClass { return &storagev1.StorageClass{Provisioner: "e2e-fake-provisioner"} },
+	}.Run(t, e)
 }
 
 func attributesClass(t *testing.T, e *conformance.Env) {
-	lifecycle(t, e, e.Client.StorageV1().VolumeAttributesClasses(), "attributes-"+e.NS, func(name string) *storagev1.VolumeAttributesClass {
-		return &storagev1.VolumeAttributesClass{ObjectMeta: named(name), DriverName: "e2e-fake-driver", Parameters: map[string]string{"foo": "bar"}}
-	}, func(l *storagev1.VolumeAttributesClassList) int { return len(l.Items) })
+	conformance.Operations[*storagev1.VolumeAttributesClass]{
+		Resource: storagev1.SchemeGroupVersion.WithResource("volumeattributesclasses"), Kind: "VolumeAttributesClass",
+		Make: func(int) *storagev1.VolumeAttributesClass {
+			return &storagev1.VolumeAttributesClass{DriverName: "e2e-fake-driver", Parameters: map[string]string{"foo": "bar"}}
+		},
+	}.Run(t, e)
 }
 
 func attachment(name string) *storagev1.VolumeAttachment {
@@ -110,8 +77,12 @@ func attachment(name string) *storagev1.VolumeAttachment {
 }
 
 func attachmentLifecycle(t *testing.T, e *conformance.Env) {
-	lifecycle(t, e, e.Client.StorageV1().VolumeAttachments(), "va-"+e.NS, attachment,
-		func(l *storagev1.VolumeAttachmentList) int { return len(l.Items) })
+	conformance.Operations[*storagev1.VolumeAttachment]{
+		Resource: storagev1.SchemeGroupVersion.WithResource("volumeattachments"), Kind: "VolumeAttachment",
+		Make:          func(i int) *storagev1.VolumeAttachment { return attachment(fmt.Sprintf("%s-%d", e.NS, i)) },
+		Status:        func(o *storagev1.VolumeAttachment) { o.Status.Attached = true },
+		StatusPatches: []conformance.Patch{{Type: types.MergePatchType, Data: `{"status":{"attached":true}}`}},
+	}.Run(t, e)
 }
 
 func attachmentStatus(t *testing.T, e *conformance.Env) {
@@ -140,13 +111,12 @@ func attachmentStatus(t *testing.T, e *conformance.Env) {
 }
 
 func storageCapacity(t *testing.T, e *conformance.Env) {
-	conformance.Operations[*storagev1.CSIStorageCapacity, *storagev1.CSIStorageCapacityList]{
-		Resource: storagev1.SchemeGroupVersion.WithResource("csistoragecapacities"), Kind: "CSIStorageCapacity",
-		Client: e.Client.StorageV1().CSIStorageCapacities(e.NS), Everywhere: e.Client.StorageV1().CSIStorageCapacities(""),
+	conformance.Operations[*storagev1.CSIStorageCapacity]{
+		Resource: storagev1.SchemeGroupVersion.WithResource("csistoragecapacities"), Kind: "CSIStorageCapacity", Namespaced: true,
 		Make: func(int) *storagev1.CSIStorageCapacity {
 			return &storagev1.CSIStorageCapacity{StorageClassName: "e2e.example.com"}
 		},
-	}.Run(t, e, nil)
+	}.Run(t, e)
 }
 
 func inlineVolumes(t *testing.T, e *conformance.Env) {

@@ -53,8 +53,31 @@ func claim(e *conformance.Env) func(name string) *corev1.PersistentVolumeClaim {
 }
 
 func volumeLifecycle(t *testing.T, e *conformance.Env) {
-	lifecycle(t, e, e.Client.CoreV1().PersistentVolumes(), "pv-"+e.NS, volume(e), func(l *corev1.PersistentVolumeList) int { return len(l.Items) })
-	lifecycle(t, e, e.Client.CoreV1().PersistentVolumeClaims(e.NS), "pvc-"+e.NS, claim(e), func(l *corev1.PersistentVolumeClaimList) int { return len(l.Items) })
+	conformance.Operations[*corev1.PersistentVolume]{
+		Resource: corev1.SchemeGroupVersion.WithResource("persistentvolumes"), Kind: "PersistentVolume",
+		Make: func(int) *corev1.PersistentVolume { return volume(e)("") },
+		With: func(v *corev1.PersistentVolume) { phases(t, e, v.Name, "") },
+	}.Run(t, e)
+	conformance.Operations[*corev1.PersistentVolumeClaim]{
+		Resource: corev1.SchemeGroupVersion.WithResource("persistentvolumeclaims"), Kind: "PersistentVolumeClaim", Namespaced: true,
+		Make: func(int) *corev1.PersistentVolumeClaim { return claim(e)("") },
+		With: func(c *corev1.PersistentVolumeClaim) { phases(t, e, "", c.Name) },
+	}.Run(t, e)
+}
+
+// phases reads the status of a volume, of a claim or of both.
+func phases(t *testing.T, e *conformance.Env, volume, claim string) {
+	t.Helper()
+	if claim != "" {
+		var c corev1.PersistentVolumeClaim
+		readStatus(t, e, "", "persistentvolumeclaims", e.NS, claim, &c)
+		require.Contains(t, []corev1.PersistentVolumeClaimPhase{corev1.ClaimPending, corev1.ClaimBound}, c.Status.Phase)
+	}
+	if volume != "" {
+		var v corev1.PersistentVolume
+		readStatus(t, e, "", "persistentvolumes", "", volume, &v)
+		require.Contains(t, []corev1.PersistentVolumePhase{corev1.VolumeAvailable, corev1.VolumeBound, corev1.VolumePending}, v.Status.Phase)
+	}
 }
 
 func volumeStatus(t *testing.T, e *conformance.Env) {
@@ -71,12 +94,7 @@ func volumeStatus(t *testing.T, e *conformance.Env) {
 	lc, err := claims.List(e.Ctx, metav1.ListOptions{})
 	require.NoError(t, err)
 	require.Len(t, lc.Items, 1)
-	var v corev1.PersistentVolume
-	var c corev1.PersistentVolumeClaim
-	readStatus(t, e, "", "persistentvolumeclaims", e.NS, name, &c)
-	require.Contains(t, []corev1.PersistentVolumeClaimPhase{corev1.ClaimPending, corev1.ClaimBound}, c.Status.Phase)
-	readStatus(t, e, "", "persistentvolumes", "", name, &v)
-	require.Contains(t, []corev1.PersistentVolumePhase{corev1.VolumeAvailable, corev1.VolumeBound, corev1.VolumePending}, v.Status.Phase)
+	phases(t, e, name, name)
 
 	patched, err := claims.Patch(e.Ctx, name, types.MergePatchType,
 		[]byte(`{"status":{"conditions":[{"type":"StatusPatched","status":"True","reason":"Patched","message":"by a test"}]}}`), metav1.PatchOptions{}, "status")
