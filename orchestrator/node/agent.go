@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,11 +26,15 @@ import (
 
 	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/orchestrator/node/cgroup"
+	"github.com/keelson-io/keelson/orchestrator/node/collect"
+	"github.com/keelson-io/keelson/orchestrator/node/devices"
 	"github.com/keelson-io/keelson/orchestrator/node/environ"
+	"github.com/keelson-io/keelson/orchestrator/node/eviction"
 	"github.com/keelson-io/keelson/orchestrator/node/logs"
 	"github.com/keelson-io/keelson/orchestrator/node/probe"
 	"github.com/keelson-io/keelson/orchestrator/node/registration"
 	"github.com/keelson-io/keelson/orchestrator/node/serve"
+	"github.com/keelson-io/keelson/orchestrator/node/stats"
 	"github.com/keelson-io/keelson/orchestrator/node/volume"
 	"github.com/keelson-io/keelson/orchestrator/node/workers"
 )
@@ -54,11 +59,13 @@ type Config struct {
 	Reserved corev1.ResourceList
 	MaxPods  int64
 	Pods     workers.Options
-	Rotation logs.Rotation // Runtime, Clock and Logger are filled in
-	Version  string        // of the kubelet that the node claims to be
-	Registry *prometheus.Registry
-	Clock    clock.Clock
-	Logger   *zap.Logger
+	Eviction Eviction
+	// DevicePlugins is where plugins of devices register; "": device-plugins below Dir.
+	DevicePlugins string
+	Version       string // of the kubelet that the node claims to be
+	Registry      *prometheus.Registry
+	Clock         clock.Clock
+	Logger        *zap.Logger
 }
 
 // DNS is what pods resolve names with.
@@ -78,7 +85,10 @@ type Agent struct {
 	register *registration.Registration
 	serving  *registration.Serving
 	events   record.EventRecorder
-	stop     func() // of the events
+	stop     func()                           // of the events
+	pressure atomic.Pointer[eviction.Manager] // nil until pods are worked on
+	devices  *devices.Manager                 // nil: there can be none
+	known    atomic.Pointer[pods]             // nil until all pods of the node are known
 }
 
 // New makes an Agent. It needs Close.
@@ -106,7 +116,7 @@ func New(cfg Config) (*Agent, error) {
 	broadcaster := record.NewBroadcaster()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: a.client.CoreV1().Events("")})
 	a.events, a.stop = broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: cfg.Name}), broadcaster.Shutdown
-	if err := a.registration(); err != nil {
+	if err := errors.Join(a.openDevices(), a.registration()); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil
@@ -126,7 +136,7 @@ func (a *Agent) registration() (err error) {
 	}
 	a.register, err = registration.New(registration.Config{
 		Client: a.client, Name: a.cfg.Name, Runtime: a.runtime, Images: a.images, Spec: a.cfg.Spec, Addresses: a.cfg.Addresses, Port: port,
-		Version: a.cfg.Version, Reserved: a.cfg.Reserved, MaxPods: a.cfg.MaxPods, Events: a.events, Clock: a.cfg.Clock, Logger: a.cfg.Logger,
+		Version: a.cfg.Version, Reserved: a.cfg.Reserved, MaxPods: a.cfg.MaxPods, ReservedOf: a.reservedOf, Pressure: a.underPressure, Devices: a.countDevices, Events: a.events, Clock: a.cfg.Clock, Logger: a.cfg.Logger,
 	})
 	if err != nil {
 		return err
@@ -182,6 +192,9 @@ type pods struct {
 	volumes   *volume.Volumes
 	prober    *probe.Prober
 	workers   *workers.Workers
+	usage     *stats.Stats
+	evictions *eviction.Manager
+	collect   *collect.Collector
 	rotator   *logs.Rotator
 	server    *serve.Server
 }
@@ -196,6 +209,12 @@ func (a *Agent) pods() (*pods, error) {
 	}
 	p.volumes, err = volume.New(volume.Config{
 		Dir: dir, Client: a.client, Node: a.register.Node, Images: a.images, Events: a.events, Clock: a.cfg.Clock, Logger: a.cfg.Logger.Named("volumes"),
+		// The workers come after the volumes, and before any pod.
+		Credentials: func(ctx context.Context, pod *corev1.Pod, image string) ([]*runtimeapi.AuthConfig, error) {
+			return p.workers.Credentials(ctx, pod, image)
+		},
+		IDMappings:        func(pod *corev1.Pod) (uids, gids []*runtimeapi.IDMapping) { return p.workers.IDMappings(pod) },
+		RecursiveReadOnly: func(pod *corev1.Pod) bool { return p.workers.RecursiveReadOnly(pod) },
 	})
 	if err != nil {
 		return nil, err
@@ -210,16 +229,22 @@ func (a *Agent) pods() (*pods, error) {
 		return nil, err
 	}
 	p.prober = probe.New(probe.Config{Runtime: a.runtime, Clock: a.cfg.Clock, Events: a.events, Logger: a.cfg.Logger.Named("probes")})
-	p.workers, err = workers.New(workers.Config{
+	cfg := workers.Config{
 		Runtime: a.runtime, Images: a.images, Client: a.client, NodeName: a.cfg.Name, Node: a.register.Node,
 		Volumes: p.volumes, Environ: env, Prober: p.prober, Cgroups: tree, Events: a.events,
-		Dir: dir, Logs: a.cfg.Logs, Options: a.cfg.Pods, Clock: a.cfg.Clock, Logger: a.cfg.Logger.Named("pods"),
-	})
-	if err != nil {
+		Admit: []func(*corev1.Pod) *workers.Rejection{a.admit},
+		Dir:   dir, Logs: a.cfg.Logs, Options: a.cfg.Pods, Clock: a.cfg.Clock, Logger: a.cfg.Logger.Named("pods"),
+	}
+	if a.devices != nil {
+		cfg.Devices = a.devices
+	}
+	if p.workers, err = workers.New(cfg); err != nil {
 		return nil, err
 	}
-	rotation := a.cfg.Rotation
-	rotation.Runtime, rotation.Clock, rotation.Logger = a.runtime, a.cfg.Clock, a.cfg.Logger.Named("logs")
+	if err := errors.Join(p.measure(), p.collector()); err != nil {
+		return nil, err
+	}
+	rotation := logs.Rotation{Runtime: a.runtime, Clock: a.cfg.Clock, Logger: a.cfg.Logger.Named("logs")}
 	if p.rotator, err = logs.NewRotator(rotation); err != nil {
 		return nil, err
 	}
@@ -244,6 +269,11 @@ func (p *pods) run(ctx context.Context) error {
 	g.Go(func() error { return p.volumes.Run(ctx) })
 	g.Go(func() error { return p.prober.Run(ctx) })
 	g.Go(func() error { return p.workers.Run(ctx) })
+	if p.devices != nil {
+		g.Go(func() error { return p.devices.Run(ctx) })
+	}
+	g.Go(func() error { return p.evictions.Run(ctx) })
+	g.Go(func() error { return p.collect.Run(ctx) })
 	g.Go(func() error { return p.rotator.Run(ctx) })
 	g.Go(func() error { return p.server.Run(ctx) })
 	g.Go(func() error { return reclaim.run(ctx) })
@@ -255,6 +285,7 @@ func (p *pods) run(ctx context.Context) error {
 		p.mine.WaitForCacheSync(ctx.Done())
 		if ctx.Err() == nil {
 			p.workers.Synced()
+			p.known.Store(p)
 		}
 		<-ctx.Done()
 		return nil

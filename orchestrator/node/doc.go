@@ -11,6 +11,9 @@
 //	probe         their startup, readiness and liveness
 //	logs          their logs: reading and rotation
 //	serve         the HTTPS server of the node
+//	eviction      who has to go when the node runs out of something
+//	devices       devices of plugins
+//	collect       images that nobody uses
 //	images        the image store of the embedded runtime
 //	runtime       the embedded runtime, which serves CRI
 //	shim          a process per pod that its containers belong to

@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,7 +14,6 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/keelson-io/keelson/orchestrator/node/serve"
-	"github.com/keelson-io/keelson/orchestrator/node/stats"
 )
 
 // defaultPort is that of the node's server.
@@ -61,19 +61,35 @@ func (p *pods) follow() error {
 	return err
 }
 
-// listen makes the node's server.
-func (p *pods) listen() (err error) {
-	probes := prometheus.NewRegistry()
-	for _, m := range p.prober.Metrics() {
-		if err := probes.Register(m); err != nil {
-			return fmt.Errorf("node: metrics: %w", err)
+// registryOf is a registry with metrics.
+func registryOf(lists ...[]prometheus.Collector) (*prometheus.Registry, error) {
+	r := prometheus.NewRegistry()
+	for _, m := range slices.Concat(lists...) {
+		if err := r.Register(m); err != nil {
+			return nil, fmt.Errorf("node: metrics: %w", err)
 		}
 	}
-	usage := stats.New(stats.Config{Node: p.cfg.Name, Runtime: p.runtime, Images: p.images, Dir: p.cfg.Dir, LogDir: p.cfg.Logs, Clock: p.cfg.Clock})
+	return r, nil
+}
+
+// listen makes the node's server.
+func (p *pods) listen() (err error) {
+	probes, err := registryOf(p.prober.Metrics())
+	if err != nil {
+		return err
+	}
+	own, err := registryOf(p.workers.Metrics(), p.volumes.Metrics(), p.evictions.Metrics(), p.collect.Metrics(), []prometheus.Collector{newClaimGauges(p)})
+	if err != nil {
+		return err
+	}
+	agent := prometheus.Gatherers{own}
+	if p.cfg.Registry != nil {
+		agent = append(agent, p.cfg.Registry)
+	}
 	p.server, err = serve.New(serve.Config{
 		Node: p.cfg.Name, Address: p.cfg.Address, Certificate: p.serving.Certificate, ClientCAs: p.cfg.Authorities, Client: p.client,
 		Workers: p.workers, Runtime: p.runtime, Metrics: serve.Metrics{
-			Agent: p.cfg.Registry, Probes: probes, Resource: usage.Resource(), Containers: usage.Containers(), Summary: usage.Summary,
+			Agent: agent, Probes: probes, Resource: p.usage.Resource(), Containers: p.usage.Containers(), Summary: p.usage.Summary,
 		},
 		Clock: p.cfg.Clock, Logger: p.cfg.Logger.Named("server"),
 	})

@@ -47,6 +47,12 @@ const mountFile = "mount.json"
 
 func (s *Store) mountDir(key string) string { return filepath.Join(s.dir, mountsDir, key) }
 
+// source is how the table of mounts names a mount of ours: by the store, the key, and all that it is made of.
+func (s *Store) source(m mount) string {
+	b, _ := json.Marshal([]any{s.dir, m.Image, m.ReadOnly, m.UIDs, m.GIDs}) // of strings and numbers: it cannot fail
+	return "keelson:" + m.Key + ":" + digest.FromBytes(b).Encoded()[:16]
+}
+
 func checkKey(key string) error {
 	if key == "" || strings.HasPrefix(key, ".") || strings.ContainsAny(key, "/\x00") || len(key) > 200 {
 		return fmt.Errorf("images: the key %q of a mount is %w: want a name for a file", key, ErrInvalid)
@@ -56,7 +62,8 @@ func checkKey(key string) error {
 
 // Mount shows an image at a directory, with a writable layer of its own for the key. It does nothing if that is there
 // already. After the process died it takes up the layer that was left; after the machine went down it begins with an empty
-// one. The same key with another image or target is an error that is ErrInUse.
+// one. The same key with another image or target is an error that is ErrInUse, as is a target on which somebody else has
+// mounted an overlay.
 func (s *Store) Mount(ctx context.Context, req MountRequest) error {
 	if err := checkKey(req.Key); err != nil {
 		return err
@@ -164,8 +171,13 @@ func (s *Store) mountOf(key string) (m mount, err error) {
 
 // mountImage makes the mount of a note.
 func (s *Store) mountImage(ctx context.Context, o *op, m mount) error {
-	if is, err := overlay.Mounted(m.Target); err != nil || is {
+	switch on, err := overlay.Source(m.Target); {
+	case err != nil:
 		return err
+	case on == s.source(m):
+		return nil
+	case on != "":
+		return fmt.Errorf("%s is %w: an overlay of %s is mounted there", m.Target, ErrInUse, on)
 	}
 	if err := o.claim(layerKeys(m.Layers)...); err != nil {
 		return err
@@ -174,7 +186,7 @@ func (s *Store) mountImage(ctx context.Context, o *op, m mount) error {
 	if err != nil {
 		return err
 	}
-	spec := overlay.Spec{Target: m.Target, Empty: filepath.Join(s.dir, layersDir, emptyLayer, "none"), UIDs: m.UIDs, GIDs: m.GIDs}
+	spec := overlay.Spec{Target: m.Target, Source: s.source(m), Empty: filepath.Join(s.dir, layersDir, emptyLayer, "none"), UIDs: m.UIDs, GIDs: m.GIDs}
 	for i, key := range slices.Backward(keys) {
 		if !slices.Contains(keys[i+1:], key) { // what lies above covers it
 			spec.Lower = append(spec.Lower, s.layerDir(key))
@@ -302,11 +314,11 @@ func (s *Store) Unmount(key string) error {
 
 // release takes the mount away, and the target if it was made for it.
 func (s *Store) release(m mount) error {
-	is, err := overlay.Mounted(m.Target)
+	on, err := overlay.Source(m.Target)
 	if err != nil {
 		return err
 	}
-	if is {
+	if on == s.source(m) { // what others have mounted is not ours to take away
 		if err := overlay.Unmount(m.Target); err != nil {
 			return err
 		}

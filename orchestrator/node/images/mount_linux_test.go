@@ -162,6 +162,67 @@ func TestMountAgain(t *testing.T) {
 	require.Empty(t, s.Mounted())
 }
 
+// TestMountOverOthers: an overlay of somebody else is not taken for ours, nor taken away.
+func TestMountOverOthers(t *testing.T) {
+	testkit.Root(t)
+	testkit.NoLeaks(t, t.Name())
+	ctx := context.Background()
+	s := open(t, Config{})
+	ref := have(t, s, "a:v1", content{"a": text("1")})
+	target := filepath.Join(t.TempDir(), "target")
+	dirs := map[string]string{}
+	for _, d := range []string{"lower", "upper", "work"} {
+		dirs[d] = filepath.Join(t.TempDir(), d)
+		require.NoError(t, os.Mkdir(dirs[d], 0o755))
+	}
+	require.NoError(t, os.Mkdir(target, 0o755))
+	foreign := overlay.Spec{Lower: []string{dirs["lower"]}, Upper: dirs["upper"], Work: dirs["work"], Target: target}
+	require.NoError(t, overlay.Mount(foreign))
+	require.NoError(t, os.WriteFile(filepath.Join(target, "theirs"), text("x"), 0o600))
+	defer func() { require.NoError(t, overlay.Unmount(target)) }()
+	for _, readOnly := range []bool{false, true} {
+		req := MountRequest{Key: "k", Image: ref, Target: target, ReadOnly: readOnly}
+		require.ErrorIs(t, s.Mount(ctx, req), ErrInUse)
+		require.NoError(t, s.Unmount("k"))
+		require.Equal(t, map[string]string{"theirs": "x"}, files(t, target), "it is still there")
+	}
+
+	// Nor is the mount of another store, or that of another image under the same key whose note was lost.
+	require.NoError(t, overlay.Unmount(target))
+	req := MountRequest{Key: "k", Image: ref, Target: target}
+	require.NoError(t, s.Mount(ctx, req))
+	second := open(t, Config{})
+	require.ErrorIs(t, second.Mount(ctx, MountRequest{Key: "k", Image: have(t, second, "a:v1", content{"a": text("1")}), Target: target}), ErrInUse)
+	require.NoError(t, second.Unmount("k"))
+	require.NoError(t, os.Remove(filepath.Join(s.mountDir("k"), mountFile)))
+	require.ErrorIs(t, s.Mount(ctx, MountRequest{Key: "k", Image: have(t, s, "b:v1", content{"b": text("2")}), Target: target}), ErrInUse)
+	require.NoError(t, overlay.Unmount(target))
+	require.NoError(t, s.Unmount("k"))
+}
+
+// TestMountAfterCrash: a store that is opened after its process died finds its mounts again, and what was written in them.
+func TestMountAfterCrash(t *testing.T) {
+	testkit.Root(t)
+	testkit.NoLeaks(t, t.Name())
+	ctx := context.Background()
+	dir := t.TempDir()
+	s := openAt(t, dir, Config{})
+	ref := have(t, s, "a:v1", content{"a": text("1")})
+	for _, readOnly := range []bool{false, true} {
+		target := filepath.Join(t.TempDir(), "target")
+		req := MountRequest{Key: "k", Image: ref, Target: target, ReadOnly: readOnly}
+		require.NoError(t, s.Mount(ctx, req))
+		var was, is unix.Stat_t
+		require.NoError(t, unix.Stat(target, &was))
+		again := openAt(t, dir, Config{})
+		require.NoError(t, again.Mount(ctx, req))
+		require.NoError(t, unix.Stat(target, &is))
+		require.Equal(t, was.Dev, is.Dev, "the mount is the one that there was")
+		require.NoError(t, again.Unmount("k"))
+		require.NoDirExists(t, target)
+	}
+}
+
 // TestRemoveMounted: an image may go while it is mounted; its layers stay until it is unmounted, and it can be mounted again.
 func TestRemoveMounted(t *testing.T) {
 	testkit.Root(t)

@@ -156,6 +156,22 @@ func allocatable(capacity, reserved corev1.ResourceList) corev1.ResourceList {
 	return out
 }
 
+// reduced is what is left of resources without others.
+func reduced(have, less corev1.ResourceList) corev1.ResourceList {
+	for name, q := range less {
+		left, ok := have[name]
+		if !ok {
+			continue
+		}
+		left.Sub(q)
+		if left.Sign() < 0 {
+			left.Set(0)
+		}
+		have[name] = left
+	}
+	return have
+}
+
 // MachineAddresses are the addresses by which this machine is reached: at most one of each family, that which it uses towards the
 // rest of the world, or the first that is not only its own.
 func MachineAddresses() (out []netip.Addr) {

@@ -74,6 +74,8 @@ type Config struct {
 	Dir string
 	// Reserved is what pods do not get.
 	Reserved corev1.ResourceList
+	// ReservedOf is what pods do not get beyond that, of what the node has; nil: nothing.
+	ReservedOf func(capacity corev1.ResourceList) corev1.ResourceList
 	// MaxPods is how many pods the node takes; 0: 110.
 	MaxPods int64
 	// Pressure says what the node runs out of; nil: nothing.

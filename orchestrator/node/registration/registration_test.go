@@ -169,6 +169,9 @@ func TestJoin(t *testing.T) {
 			return []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")}
 		},
 		Reserved: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("500m"), corev1.ResourceMemory: resource.MustParse("1Mi")},
+		ReservedOf: func(capacity corev1.ResourceList) corev1.ResourceList {
+			return corev1.ResourceList{corev1.ResourceMemory: *resource.NewQuantity(capacity.Memory().Value()/2, resource.BinarySI)}
+		},
 		Pressure: func() registration.Pressure { return *pressure.Load() },
 		Devices: func() (corev1.ResourceList, corev1.ResourceList) {
 			n := corev1.ResourceList{"x.example/gpu": *resource.NewQuantity(devices.Load(), resource.DecimalSI)}
@@ -213,6 +216,8 @@ func TestJoin(t *testing.T) {
 	cpu.Sub(resource.MustParse("500m"))
 	require.Zero(t, cpu.Cmp(*n.Status.Allocatable.Cpu()))
 	require.EqualValues(t, 110, n.Status.Allocatable.Pods().Value())
+	memory := n.Status.Capacity.Memory().Value()
+	require.Equal(t, memory-1<<20-memory/2, n.Status.Allocatable.Memory().Value(), "what is reserved, and what eviction keeps free")
 	require.Positive(t, n.Status.Capacity.Memory().Value())
 	require.Positive(t, n.Status.Capacity.StorageEphemeral().Value())
 

@@ -205,6 +205,9 @@ func (r *Registration) addresses() (out []corev1.NodeAddress) {
 func (r *Registration) resources(out *corev1.NodeStatus, s *state) {
 	capacity := r.machine.capacity(r.cfg.Dir, r.cfg.MaxPods)
 	left := allocatable(capacity, r.cfg.Reserved)
+	if r.cfg.ReservedOf != nil {
+		left = reduced(left, r.cfg.ReservedOf(capacity))
+	}
 	maps.Copy(capacity, s.capacity)
 	maps.Copy(left, s.left)
 	for name, q := range out.Capacity {

@@ -84,7 +84,7 @@ func (s *Stats) node() stats.NodeStats {
 	m, faults := s.pairs("proc/meminfo"), s.pairs("proc/vmstat")
 	usage := m["MemTotal"] - min(m["MemTotal"], m["MemFree"])
 	working := usage - min(usage, m["Inactive(file)"])
-	available := m["MemTotal"] - min(m["MemTotal"], working)
+	available := available(m)
 	rss, minor, major := m["AnonPages"], faults["pgfault"], faults["pgmajfault"]
 	out := stats.NodeStats{
 		NodeName: s.cfg.Node, StartTime: metav1.Time{Time: boot},

@@ -51,8 +51,9 @@ type Stats struct {
 	cfg     Config
 	started time.Time
 
-	mu   sync.Mutex
-	last map[string]sample // by what was measured
+	mu     sync.Mutex
+	last   map[string]sample // by what was measured
+	images string            // directory of images, once it is known
 }
 
 // sample is how much processor time something had used when it was measured.

@@ -35,6 +35,7 @@ func (h *hand) Now() time.Time { return h.now }
 // runtime has two pods, one of which had another sandbox and another container before.
 type runtime struct {
 	whole bool  // it measures pods as wholes
+	asked int   // how often it was asked where images are
 	used  int64 // seconds of processor time of every container
 	at    int64 // when it measured, in seconds
 	err   error
@@ -101,6 +102,7 @@ func (r *runtime) ListPodSandboxStats(context.Context, *runtimeapi.ListPodSandbo
 }
 
 func (r *runtime) ImageFsInfo(context.Context, *runtimeapi.ImageFsInfoRequest, ...grpc.CallOption) (*runtimeapi.ImageFsInfoResponse, error) {
+	r.asked++
 	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: []*runtimeapi.FilesystemUsage{{FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: "/"}, UsedBytes: u(12345)}}}, nil
 }
 
@@ -255,4 +257,23 @@ func TestMachine(t *testing.T) {
 	require.Less(t, *out.Node.Memory.WorkingSetBytes, *out.Node.Memory.WorkingSetBytes+*out.Node.Memory.AvailableBytes)
 	require.Positive(t, *out.Node.Rlimit.NumOfRunningProcesses)
 	require.True(t, out.Node.StartTime.Time.Before(time.Now()))
+}
+
+// TestLeft: what is left is measured without counting files, and the runtime is asked only once where its images are.
+func TestLeft(t *testing.T) {
+	r := &runtime{}
+	root := files("200")
+	s := stats.New(stats.Config{Node: "n", Runtime: r, Images: r, Root: root})
+	l := s.Left(t.Context())
+	require.Equal(t, &stats.Share{Available: 500 << 10, Capacity: 1000 << 10}, l.Memory, "free, and what files could be dropped from")
+	require.Equal(t, &stats.Share{Available: 4194304 - 345, Capacity: 4194304}, l.PIDs)
+	require.Positive(t, l.NodeFs.Available)
+	require.Less(t, l.NodeFs.Available, l.NodeFs.Capacity)
+	require.Equal(t, l.NodeFs.Capacity, l.ImageFs.Capacity)
+	delete(root, "proc/meminfo")
+	delete(root, "proc/loadavg")
+	l = s.Left(t.Context())
+	require.Nil(t, l.Memory, "what cannot be measured is not 0")
+	require.Nil(t, l.PIDs)
+	require.Equal(t, 1, r.asked)
 }

@@ -49,7 +49,7 @@ func newFixture(t *testing.T, objects ...runtime.Object) *fixture {
 func (f *fixture) open(t *testing.T, set ...func(*Config)) {
 	t.Helper()
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{"memory": resource.MustParse("64Mi"), "cpu": resource.MustParse("2")}}}
-	cfg := Config{Dir: filepath.Join(f.dir, "pods"), Client: f.client, Node: func() *corev1.Node { return node }, Events: f.events, RecursiveReadOnly: true}
+	cfg := Config{Dir: filepath.Join(f.dir, "pods"), Client: f.client, Node: func() *corev1.Node { return node }, Events: f.events, RecursiveReadOnly: func(*corev1.Pod) bool { return true }}
 	for _, s := range set {
 		s(&cfg)
 	}

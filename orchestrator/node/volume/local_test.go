@@ -202,7 +202,7 @@ func TestOrphans(t *testing.T) {
 	_, err := f.Mounts(lost, &lost.Spec.Containers[0], nil)
 	must(t, err)
 	f.open(t) // nothing is known but what is on disk
-	must(t, f.CleanOrphans(context.Background(), map[types.UID]bool{kept.UID: true}))
+	must(t, f.CleanOrphans(context.Background(), func(uid types.UID) bool { return uid == kept.UID }))
 	if _, err := os.Stat(f.podDir(lost.UID)); err == nil {
 		t.Error("the lost pod is left")
 	}
@@ -276,7 +276,6 @@ func TestImages(t *testing.T) {
 func TestMountOptions(t *testing.T) {
 	f := newFixture(t)
 	f.open(t, func(c *Config) {
-		c.RecursiveReadOnly = true
 		c.IDMappings = func(*corev1.Pod) (uids, gids []*runtimeapi.IDMapping) {
 			return []*runtimeapi.IDMapping{{HostId: 65536, Length: 65536}}, []*runtimeapi.IDMapping{{HostId: 65536, Length: 65536}}
 		}

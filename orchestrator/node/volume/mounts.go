@@ -87,7 +87,7 @@ func (v *Volumes) mount(pod *corev1.Pod, c *corev1.Container, i int, m *made, en
 	if out.Propagation, err = propagation(vm.MountPropagation); err != nil {
 		return nil, err
 	}
-	out.RecursiveReadOnly, err = v.recursive(vm)
+	out.RecursiveReadOnly, err = v.recursive(pod, vm)
 	return out, err
 }
 
@@ -104,7 +104,7 @@ func propagation(mode *corev1.MountPropagationMode) (runtimeapi.MountPropagation
 }
 
 // recursive says whether what is mounted below a mount is read-only too.
-func (v *Volumes) recursive(vm *corev1.VolumeMount) (bool, error) {
+func (v *Volumes) recursive(pod *corev1.Pod, vm *corev1.VolumeMount) (bool, error) {
 	if vm.RecursiveReadOnly == nil || *vm.RecursiveReadOnly == corev1.RecursiveReadOnlyDisabled {
 		return false, nil
 	}
@@ -116,9 +116,9 @@ func (v *Volumes) recursive(vm *corev1.VolumeMount) (bool, error) {
 	}
 	switch mode := *vm.RecursiveReadOnly; mode {
 	case corev1.RecursiveReadOnlyIfPossible:
-		return v.cfg.RecursiveReadOnly, nil
+		return v.cfg.RecursiveReadOnly(pod), nil
 	case corev1.RecursiveReadOnlyEnabled:
-		if !v.cfg.RecursiveReadOnly {
+		if !v.cfg.RecursiveReadOnly(pod) {
 			return false, fmt.Errorf("volume %q requested recursive read-only mode, but it is not supported by the runtime", vm.Name)
 		}
 		return true, nil

@@ -30,6 +30,15 @@ type VolumeStats struct {
 // Stats measures the volumes of a pod, by name. Files of the node and images are not counted. Volumes on the node's disk are
 // walked through, which takes a while for many files.
 func (v *Volumes) Stats(uid types.UID) ([]VolumeStats, error) {
+	return v.stats(uid, func(*made) bool { return true })
+}
+
+// ClaimStats measures only those that are volumes of claims.
+func (v *Volumes) ClaimStats(uid types.UID) ([]VolumeStats, error) {
+	return v.stats(uid, func(m *made) bool { return m.claim != nil })
+}
+
+func (v *Volumes) stats(uid types.UID, want func(*made) bool) ([]VolumeStats, error) {
 	p := v.known(uid)
 	if p == nil {
 		return nil, fmt.Errorf("volumes of pod %s are not mounted", uid)
@@ -38,7 +47,7 @@ func (v *Volumes) Stats(uid types.UID) ([]VolumeStats, error) {
 	var all []VolumeStats
 	paths := map[string]string{}
 	for _, m := range p.volumes {
-		if m.path == "" || m.host {
+		if m.path == "" || m.host || !want(m) {
 			continue
 		}
 		s := VolumeStats{Name: m.name, Claim: m.claim}

@@ -73,16 +73,16 @@ func checkUID(uid types.UID) error {
 	return nil
 }
 
-// CleanOrphans removes what pods have left that the node no longer has, as after a crash: all but known. It is called before
-// any pod is set up.
-func (v *Volumes) CleanOrphans(ctx context.Context, known map[types.UID]bool) error {
+// CleanOrphans removes what pods have left that the node no longer has, as after a crash: all but known. A pod has to be known
+// before it is set up.
+func (v *Volumes) CleanOrphans(ctx context.Context, known func(types.UID) bool) error {
 	entries, err := os.ReadDir(v.cfg.Dir)
 	if err != nil {
 		return fmt.Errorf("volume: %w", err)
 	}
 	var errs []error
 	for _, e := range entries {
-		if uid := types.UID(e.Name()); e.IsDir() && !known[uid] {
+		if uid := types.UID(e.Name()); e.IsDir() && !known(uid) {
 			errs = append(errs, v.Remove(ctx, uid))
 		}
 	}

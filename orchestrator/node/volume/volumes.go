@@ -33,8 +33,8 @@ type Config struct {
 	// IDMappings are those of a pod in a user namespace of its own; nil, or an answer of nil, if it has none.
 	IDMappings func(pod *corev1.Pod) (uids, gids []*runtimeapi.IDMapping)
 	Plugins    []Provisioned // that mount persistent volumes of CSI drivers; nil is that of hostpath.keelson.io
-	// RecursiveReadOnly says that the runtime can make mounts read-only with all below them.
-	RecursiveReadOnly bool
+	// RecursiveReadOnly says that the runtime of a pod can make mounts read-only with all below them; nil: it cannot.
+	RecursiveReadOnly func(pod *corev1.Pod) bool
 	Events            record.EventRecorder // nil drops events
 	Clock             clock.Clock          // nil is the system's
 	Logger            *zap.Logger          // nil drops logs
@@ -105,6 +105,9 @@ func New(cfg Config) (*Volumes, error) {
 	}
 	if cfg.IDMappings == nil {
 		cfg.IDMappings = func(*corev1.Pod) (uids, gids []*runtimeapi.IDMapping) { return nil, nil }
+	}
+	if cfg.RecursiveReadOnly == nil {
+		cfg.RecursiveReadOnly = func(*corev1.Pod) bool { return false }
 	}
 	if cfg.Events == nil {
 		cfg.Events = &record.FakeRecorder{}

@@ -25,10 +25,14 @@ type Volumes interface {
 	Setup(ctx context.Context, pod *corev1.Pod) error
 	// Mounts are a container's mounts of volumes; env is for paths with variables in them.
 	Mounts(pod *corev1.Pod, c *corev1.Container, env map[string]string) ([]*runtimeapi.Mount, error)
+	// Devices are the volumes that a container sees as block devices.
+	Devices(pod *corev1.Pod, c *corev1.Container) ([]*runtimeapi.Device, error)
 	// Teardown removes the volumes of a pod; of one that has none it is no error.
 	Teardown(ctx context.Context, uid types.UID) error
 	// Remove is Teardown, and removes the pod's directory with all that is in it.
 	Remove(ctx context.Context, uid types.UID) error
+	// CleanOrphans removes what pods left that are not known, and what is mounted for no pod.
+	CleanOrphans(ctx context.Context, known func(types.UID) bool) error
 }
 
 // Environ provides what containers find in their environment.
@@ -78,7 +82,8 @@ type DeviceOptions struct {
 type Devices interface {
 	// Allocate reserves what the pod asks for; what it has already is no error. An error rejects the pod.
 	Allocate(ctx context.Context, pod *corev1.Pod) error
-	Options(pod *corev1.Pod, c *corev1.Container) (DeviceOptions, error)
+	// Options is what a container that is about to start needs for what it was allocated.
+	Options(ctx context.Context, pod *corev1.Pod, c *corev1.Container) (DeviceOptions, error)
 	Free(uid types.UID)
 }
 

@@ -32,6 +32,7 @@ func TestConfigOfAPlainPod(t *testing.T) {
 		c.Env = []corev1.EnvVar{{Name: "V", Value: "v"}}
 		c.Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: 8080, Protocol: corev1.ProtocolUDP, HostIP: "127.0.0.1"}}
 		c.VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/v", ReadOnly: true}}
+		c.VolumeDevices = []corev1.VolumeDevice{{Name: "disk", DevicePath: "/dev/xvda"}}
 		c.Lifecycle = &corev1.Lifecycle{StopSignal: ptr.To(corev1.SIGUSR1)}
 		h.api.create(p)
 		box, cc := h.configs()
@@ -50,6 +51,7 @@ func TestConfigOfAPlainPod(t *testing.T) {
 		require.Equal(t, []string{"10.0.0.1,fd00::1"}, cc.Args)
 		require.Equal(t, "/w", cc.WorkingDir)
 		require.Equal(t, "a/0.log", cc.LogPath)
+		require.Equal(t, []*runtimeapi.Device{{HostPath: "/dev/of/disk", ContainerPath: "/dev/xvda", Permissions: "mrw"}}, cc.Devices)
 		require.Equal(t, runtimeapi.Signal_SIGNAL_SIGUSR1, cc.StopSignal)
 		require.Equal(t, corev1.SIGUSR1, *h.api.pod("p").Status.ContainerStatuses[0].StopSignal)
 		require.Equal(t, "0", cc.Annotations["io.kubernetes.container.restartCount"])
@@ -241,6 +243,11 @@ func TestUserNamespaces(t *testing.T) {
 		h.expect("Running a=running+")
 		require.EqualValues(t, 65536, host("p"))
 		require.Equal(t, host("p"), h.rt.container("a").config.Mounts[0].UidMappings[0].HostId)
+		uids, gids := h.ws.IDMappings(h.api.pod("p"))
+		require.EqualValues(t, 65536, uids[0].HostId)
+		require.Equal(t, uids, gids)
+		uids, _ = h.ws.IDMappings(makePod("a"))
+		require.Nil(t, uids, "a pod with the users of the node has no mappings")
 		h.restart()
 		h.api.create(pod("q"))
 		h.pass(time.Second)

@@ -30,7 +30,11 @@ func (ws *Workers) containerConfig(ctx context.Context, p *corev1.Pod, s start, 
 	if err != nil {
 		return nil, err
 	}
-	device, err := ws.deviceOptions(p, c)
+	device, err := ws.deviceOptions(ctx, p, c)
+	if err != nil {
+		return nil, err
+	}
+	blocks, err := ws.cfg.Volumes.Devices(p, c)
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +45,7 @@ func (ws *Workers) containerConfig(ctx context.Context, p *corev1.Pod, s start, 
 		Image:    &runtimeapi.ImageSpec{Image: img.ref, UserSpecifiedImage: c.Image},
 		Labels:   containerLabels(p, c), Annotations: containerAnnotations(p, s), LogPath: filepath.Join(c.Name, strconv.Itoa(int(s.attempt))+".log"),
 		Stdin: c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY, WorkingDir: c.WorkingDir,
-		Devices: device.Devices, CDIDevices: device.CDI, StopSignal: stopSignal(c),
+		Devices: append(blocks, device.Devices...), CDIDevices: device.CDI, StopSignal: stopSignal(c),
 		Linux: &runtimeapi.LinuxContainerConfig{Resources: ws.cfg.Cgroups.Resources(p, c), SecurityContext: ws.securityContext(p, s, img.user)},
 	}
 	for _, v := range vars {
@@ -60,11 +64,11 @@ func (ws *Workers) containerConfig(ctx context.Context, p *corev1.Pod, s start, 
 	return cc, nil
 }
 
-func (ws *Workers) deviceOptions(p *corev1.Pod, c *corev1.Container) (DeviceOptions, error) {
+func (ws *Workers) deviceOptions(ctx context.Context, p *corev1.Pod, c *corev1.Container) (DeviceOptions, error) {
 	if ws.cfg.Devices == nil {
 		return DeviceOptions{}, nil
 	}
-	return ws.cfg.Devices.Options(p, c)
+	return ws.cfg.Devices.Options(ctx, p, c)
 }
 
 // mounts are a container's volumes, its hosts file and the file of its message.

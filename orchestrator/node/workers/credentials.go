@@ -112,6 +112,19 @@ func (l login) matches(image string) bool {
 	return strings.HasPrefix(rest, lpath)
 }
 
+// Credentials are those of a pod for an image, the most specific first, for others who pull images for it.
+func (ws *Workers) Credentials(ctx context.Context, p *corev1.Pod, image string) ([]*runtimeapi.AuthConfig, error) {
+	auths, missing := ws.loginsFor(ctx, p, image)
+	if len(missing) > 0 {
+		ws.missingSecrets(p, missing)
+	}
+	return auths, nil
+}
+
+func (ws *Workers) missingSecrets(p *corev1.Pod, missing []string) {
+	ws.event(p, nil, corev1.EventTypeWarning, eventNoPullSecret, "Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(missing, ", "))
+}
+
 // loginsFor are the logins of a pod for an image, the most specific first. A pull secret that is missing is no error: the image
 // may be public.
 func (ws *Workers) loginsFor(ctx context.Context, p *corev1.Pod, image string) (auths []*runtimeapi.AuthConfig, missing []string) {

@@ -40,6 +40,7 @@ func (w *worker) end(ctx context.Context, g glance, acts actions) (again time.Du
 		return w.pause(ctx, g.pod, "what a pod had cannot be given back", err), false
 	}
 	if !g.removed && g.pod.DeletionTimestamp == nil {
+		w.thin(ctx, g)
 		return w.ws.cfg.Options.Resync, false
 	}
 	if err := w.clean(ctx, g); err != nil {

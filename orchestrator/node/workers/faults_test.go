@@ -3,6 +3,7 @@ package workers
 import (
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -276,11 +277,16 @@ func TestEviction(t *testing.T) {
 		h.rt.behave = func(string, int) behaviour { return behaviour{ignores: true} }
 		h.api.create(makePod("a"))
 		h.expect("Running a=running+")
+		require.Len(t, h.ws.Active(), 1)
 		require.True(t, h.ws.End("uid-p", Verdict{
 			Reason: "Evicted", Message: "The node was low on resource: memory.", Grace: ptr.To(3 * time.Second),
 			Conditions: []corev1.PodCondition{{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: "m"}},
 		}))
+		synctest.Wait()
+		require.Empty(t, h.ws.Active())
+		require.False(t, h.ws.Ended("uid-p"))
 		h.pass(4 * time.Second)
+		require.True(t, h.ws.Ended("uid-p"))
 		h.expect("Failed[Evicted] a=exit137")
 		require.Equal(t, "The node was low on resource: memory.", h.api.pod("p").Status.Message)
 		require.NotEmpty(t, h.rt.left(), "its logs can be read")
@@ -323,6 +329,10 @@ func TestPullSecrets(t *testing.T) {
 		require.Len(t, h.rt.auths, 1)
 		require.Equal(t, "u", h.rt.auths[0].Username)
 		require.Equal(t, "p", h.rt.auths[0].Password)
+		auths, err := h.ws.Credentials(t.Context(), p, "r.example.com/volume:2") // the same for volumes that are images
+		require.NoError(t, err)
+		require.Len(t, auths, 1)
+		require.Equal(t, "u", auths[0].Username)
 		require.Contains(t, h.events.take(), "FailedToRetrieveImagePullSecret: Unable to retrieve some image pull secrets (missing); attempting to pull the image may not succeed.")
 	})
 }

@@ -32,6 +32,7 @@ import (
 	"github.com/keelson-io/keelson/orchestrator/node/cgroup"
 	"github.com/keelson-io/keelson/orchestrator/node/environ"
 	"github.com/keelson-io/keelson/orchestrator/node/probe"
+	"github.com/keelson-io/keelson/orchestrator/node/shim"
 	"github.com/keelson-io/keelson/orchestrator/node/volume"
 )
 
@@ -43,7 +44,12 @@ var (
 	_ Cgroups = (*cgroup.Tree)(nil)
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if shim.Reexec() {
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func cloned[T proto.Message](m T) T { return proto.Clone(m).(T) }
 
@@ -388,6 +394,7 @@ type fakeVolumes struct {
 	err   error
 	setup int
 	torn  []types.UID
+	clean int // how often orphans were removed
 }
 
 func (v *fakeVolumes) Setup(context.Context, *corev1.Pod) error {
@@ -413,6 +420,26 @@ func (v *fakeVolumes) Teardown(_ context.Context, uid types.UID) error {
 
 func (v *fakeVolumes) Remove(_ context.Context, uid types.UID) error {
 	return os.RemoveAll(v.dir + "/" + string(uid))
+}
+
+func (v *fakeVolumes) Devices(_ *corev1.Pod, c *corev1.Container) (d []*runtimeapi.Device, err error) {
+	for _, vd := range c.VolumeDevices {
+		d = append(d, &runtimeapi.Device{HostPath: "/dev/of/" + vd.Name, ContainerPath: vd.DevicePath, Permissions: "mrw"})
+	}
+	return d, nil
+}
+
+func (v *fakeVolumes) CleanOrphans(_ context.Context, known func(types.UID) bool) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.clean++
+	entries, _ := os.ReadDir(v.dir)
+	for _, e := range entries {
+		if !known(types.UID(e.Name())) {
+			return fmt.Errorf("%s is not known", e.Name())
+		}
+	}
+	return v.err
 }
 
 type fakeEnviron struct {

@@ -197,6 +197,7 @@ func (ws *Workers) pull(ctx context.Context, p *corev1.Pod, c *corev1.Container,
 	delete(pl.failed, key)
 	pl.mu.Unlock()
 	end := ws.cfg.Clock.Now()
+	ws.metrics.pulls.WithLabelValues(sizeClass(size)).Observe(end.Sub(begun).Seconds())
 	ws.event(p, c, corev1.EventTypeNormal, eventPulled, "Successfully pulled image %q in %s (%s including waiting). Image size: %d bytes.",
 		c.Image, end.Sub(begun).Truncate(time.Millisecond), end.Sub(now).Truncate(time.Millisecond), size)
 	return got, nil
@@ -234,7 +235,7 @@ func pullReason(err error) string {
 func (ws *Workers) pullAs(ctx context.Context, p *corev1.Pod, spec *runtimeapi.ImageSpec, config *runtimeapi.PodSandboxConfig) (image, uint64, error) {
 	auths, missing := ws.loginsFor(ctx, p, spec.Image)
 	if len(missing) > 0 {
-		ws.event(p, nil, corev1.EventTypeWarning, eventNoPullSecret, "Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(missing, ", "))
+		ws.missingSecrets(p, missing)
 	}
 	if len(auths) == 0 {
 		auths = []*runtimeapi.AuthConfig{nil}

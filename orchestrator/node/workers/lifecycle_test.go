@@ -1,6 +1,7 @@
 package workers
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -262,6 +263,38 @@ func TestGraceIsShortened(t *testing.T) {
 		h.api.del("p", 2)
 		h.pass(2 * time.Second)
 		h.expect("gone")
+	})
+}
+
+// TestDeadAreRemoved: when the disk is short nothing is kept but what runs, and what is known of the rest stays known.
+func TestDeadAreRemoved(t *testing.T) {
+	in(t, func(h *harness) {
+		h.rt.behave = func(name string, attempt int) behaviour {
+			if name == "once" || attempt == 0 {
+				return behaviour{run: time.Second, exit: 3}
+			}
+			return behaviour{}
+		}
+		h.api.create(makePod("a"))
+		ended := makePod("once")
+		ended.Name, ended.UID, ended.Spec.RestartPolicy = "q", "uid-q", corev1.RestartPolicyNever
+		h.api.create(ended)
+		h.pass(time.Minute)
+		h.expect("Running a=running*1+")
+		before, of := h.api.pod("p").Status.ContainerStatuses[0], h.api.pod("q").Status
+		require.EqualValues(t, 3, before.LastTerminationState.Terminated.ExitCode)
+		require.Len(t, h.rt.containers, 3)
+		require.NoError(t, h.ws.RemoveDead(context.Background()))
+		require.Len(t, h.rt.containers, 1)
+		require.Len(t, h.rt.boxes, 1)
+		h.pass(5 * time.Minute)
+		require.Equal(t, before, h.api.pod("p").Status.ContainerStatuses[0])
+		require.Equal(t, of, h.api.pod("q").Status)
+		h.stop()
+		short, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		require.NoError(t, h.ws.RemoveDead(short), "workers that have ended are not waited for")
+		h.start()
 	})
 }
 

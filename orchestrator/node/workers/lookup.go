@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 )
 
 // idOf is the ID of a container in a status without the name of the runtime.
@@ -127,6 +128,30 @@ func (ws *Workers) Sandbox(uid types.UID) string {
 		return ""
 	}
 	return w.memory.seen.sandbox().id
+}
+
+// RecursiveReadOnly is whether the runtime's handler that a pod runs with can make mounts read-only with all below them.
+func (ws *Workers) RecursiveReadOnly(p *corev1.Pod) bool {
+	node, handler := ws.cfg.Node(), ""
+	ws.mu.Lock()
+	w := ws.workers[p.UID]
+	ws.mu.Unlock()
+	if w != nil {
+		w.mu.Lock()
+		if w.memory.seen != nil && w.memory.seen.sandbox() != nil {
+			handler = w.memory.seen.sandbox().handler
+		}
+		w.mu.Unlock()
+	}
+	if node == nil {
+		return false
+	}
+	for _, h := range node.Status.RuntimeHandlers {
+		if h.Name == handler {
+			return h.Features != nil && ptr.Deref(h.Features.RecursiveReadOnlyMounts, false)
+		}
+	}
+	return false
 }
 
 // lastIPs are the addresses that a pod had at the last sync.

@@ -27,7 +27,9 @@ const (
 
 // publish has the status of a living pod written.
 func (w *worker) publish(ctx context.Context, g glance, acts actions) {
-	w.offer(ctx, w.report(g, acts).status())
+	s := w.report(g, acts).status()
+	w.measureStart(g.pod, &g.last, &s)
+	w.offer(ctx, s)
 }
 
 // publishEnding has the status of an ending pod written; final says that nothing runs any more. It returns whether the status is

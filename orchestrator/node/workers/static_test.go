@@ -1,6 +1,7 @@
 package workers
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -112,6 +113,7 @@ func FuzzLogins(f *testing.F) {
 func TestLeftoversAreSwept(t *testing.T) {
 	in(t, func(h *harness) {
 		h.stop()
+		h.volumes.clean = 0
 		for _, dir := range []string{filepath.Join(h.cfg.Dir, "uid-x", "containers"), filepath.Join(h.cfg.Logs, "ns_x_uid-y", "a")} {
 			require.NoError(t, os.MkdirAll(dir, 0o750))
 		}
@@ -119,5 +121,30 @@ func TestLeftoversAreSwept(t *testing.T) {
 		h.start()
 		h.pass(time.Second)
 		h.nothingLeft()
+		require.Equal(t, 1, h.volumes.clean)
+		h.pass(10 * time.Minute)
+		require.Equal(t, 1, h.volumes.clean, "once is enough")
+	})
+}
+
+// What is mounted for no pod is taken away when all pods are known, and again if that fails; not while the runtime is silent.
+func TestVolumesOfNobodyAreRemoved(t *testing.T) {
+	in(t, func(h *harness) {
+		h.stop()
+		h.rt.down, h.volumes.clean, h.volumes.err = true, 0, errors.New("busy")
+		require.NoError(t, os.MkdirAll(filepath.Join(h.cfg.Dir, "uid-x"), 0o750))
+		h.start()
+		h.pass(2 * time.Minute)
+		require.Zero(t, h.volumes.clean)
+		h.rt.mu.Lock()
+		h.rt.down = false
+		h.rt.mu.Unlock()
+		h.pass(2 * time.Minute)
+		require.Equal(t, 2, h.volumes.clean)
+		h.volumes.mu.Lock()
+		h.volumes.err = nil
+		h.volumes.mu.Unlock()
+		h.pass(5 * time.Minute)
+		require.Equal(t, 3, h.volumes.clean)
 	})
 }

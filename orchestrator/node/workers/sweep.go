@@ -26,16 +26,28 @@ func (ws *Workers) sweep(ctx context.Context) {
 		case <-told:
 		}
 	}
-	for ctx.Err() == nil {
-		ws.adopt(ctx)
+	for cleaned := false; ctx.Err() == nil; {
+		if ws.adopt(ctx) && !cleaned {
+			cleaned = ws.cleanVolumes(ctx)
+		}
 		if sleep(ctx, ws.cfg.Clock, sweepEvery) != nil {
 			return
 		}
 	}
 }
 
-// adopt makes workers for pods that are not known and that something is left of. The workers end them.
-func (ws *Workers) adopt(ctx context.Context) {
+// cleanVolumes takes away what is mounted for no pod at all: the pods themselves have workers now, which end what they use first.
+func (ws *Workers) cleanVolumes(ctx context.Context) bool {
+	err := ws.cfg.Volumes.CleanOrphans(ctx, ws.has)
+	if err != nil && ctx.Err() == nil {
+		ws.log.Warn("volumes that no pod has cannot be removed", zap.Error(err))
+	}
+	return err == nil
+}
+
+// adopt makes workers for pods that are not known and that something is left of. The workers end them. It is false if the runtime
+// did not answer.
+func (ws *Workers) adopt(ctx context.Context) bool {
 	orphans := map[types.UID]*corev1.Pod{}
 	found := func(uid types.UID, namespace, name string) *corev1.Pod {
 		if uid == "" || ws.wakeUp(uid) {
@@ -51,7 +63,7 @@ func (ws *Workers) adopt(ctx context.Context) {
 		return p
 	}
 	if !ws.searchRuntime(ctx, found) {
-		return
+		return false
 	}
 	ws.searchDisk(found)
 	uids, err := ws.cfg.Cgroups.Orphans(func(uid types.UID) bool { return ws.wakeUp(uid) })
@@ -64,6 +76,7 @@ func (ws *Workers) adopt(ctx context.Context) {
 	for _, p := range orphans {
 		ws.bury(p)
 	}
+	return true
 }
 
 // finder notes a pod that something is left of; nil if it is known.
@@ -116,6 +129,7 @@ func (ws *Workers) bury(p *corev1.Pod) {
 	if ws.workers[p.UID] != nil || ws.ctx == nil {
 		return
 	}
+	ws.metrics.orphans.Inc()
 	ws.log.Info("pod is not known any more: it is stopped", podFields(p, nil)...)
 	w := newWorker(ws, p)
 	w.spec.removed = true

@@ -29,6 +29,7 @@ const (
 // sync brings the pod closer to what it should be. It returns after how long to look again, and whether nothing is left.
 func (w *worker) sync(ctx context.Context) (again time.Duration, finished bool) {
 	ws := w.ws
+	defer w.measure(ws.cfg.Clock.Now())
 	ended := w.endedOps()
 	seen, err := ws.rt.observe(ctx, w.uid, w.cache)
 	if err == nil {
@@ -250,6 +251,7 @@ func (w *worker) up(ctx context.Context, g glance, acts actions) {
 		if ctx.Err() != nil {
 			return
 		}
+		ws.metrics.containerStarted(p, s.container.Name, f)
 		w.noteFailure(s.container.Name, f)
 		w.kick()
 	}
@@ -330,7 +332,10 @@ func (w *worker) box(ctx context.Context, g glance, acts actions) {
 	}
 	err := ws.killPod(ctx, p, g.seen, ws.grace(p, nil), false)
 	if err == nil {
-		err = ws.runSandbox(ctx, p, acts.attempt)
+		ws.metrics.podsStarted.Inc()
+		if err = ws.runSandbox(ctx, p, acts.attempt); err != nil && ctx.Err() == nil {
+			ws.metrics.podErrors.Inc()
+		}
 	}
 	if ctx.Err() != nil {
 		return
@@ -385,13 +390,14 @@ func (w *worker) watchProbes(g glance) {
 	}
 }
 
-// tidy removes what nobody will ask for: all dead containers of a name but the newest, and sandboxes without containers.
+// tidy removes what nobody will ask for: all dead containers of a name but the newest, and sandboxes without containers. On a node
+// that is short of disk the newest goes, too, if another runs.
 func (w *worker) tidy(ctx context.Context, seen *observed) {
 	keep := map[string]bool{} // sandboxes
 	for _, list := range seen.containers {
 		dead := false
 		for i, c := range list {
-			if i == 0 || !c.exited() || !dead {
+			if i == 0 || !c.exited() || !dead && !w.lean {
 				dead = dead || c.exited()
 				keep[c.sandbox] = true
 				continue

@@ -129,6 +129,12 @@ func (u *users) mappings(p *corev1.Pod) []*runtimeapi.IDMapping {
 	return []*runtimeapi.IDMapping{{HostId: u.start + uint32(i)*userRange, Length: userRange}}
 }
 
+// IDMappings are the users and groups of a pod that has a user namespace of its own, nil if it has none.
+func (ws *Workers) IDMappings(p *corev1.Pod) (uids, gids []*runtimeapi.IDMapping) {
+	m := ws.users.mappings(p)
+	return m, m
+}
+
 func (u *users) options(p *corev1.Pod) *runtimeapi.UserNamespace {
 	if m := u.mappings(p); m != nil {
 		return &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: m, Gids: m}

@@ -53,6 +53,8 @@ type state struct {
 
 // relist lists all that the runtime has, and wakes the workers of what is not as it was known.
 func (ws *Workers) relist(ctx context.Context, known map[string]state) map[string]state {
+	begun := ws.cfg.Clock.Now()
+	defer func() { ws.metrics.relists.Observe(ws.cfg.Clock.Now().Sub(begun).Seconds()) }()
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	boxes, err := ws.cfg.Runtime.ListPodSandbox(call, &runtimeapi.ListPodSandboxRequest{})

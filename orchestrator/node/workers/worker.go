@@ -32,6 +32,8 @@ type worker struct {
 	cache  map[string]*container // that have ended, by ID
 	probed map[string]string     // container IDs by name: whose probes run
 	told   map[string]string     // by container: the reason to wait that users were last told of
+	timed  timing
+	lean   bool // dead containers are not kept by this sync
 	halt   halting
 }
 
@@ -54,6 +56,7 @@ type memory struct {
 	mounted  *corev1.Pod // for which they were
 	devices  bool        // they are allocated
 	resize   resizeState
+	thinning []chan struct{} // closed when dead containers were removed
 }
 
 // operations are what runs beside the loop.
@@ -82,7 +85,7 @@ type halting struct {
 
 func newWorker(ws *Workers, p *corev1.Pod) *worker {
 	return &worker{
-		ws: ws, uid: p.UID, wake: make(chan struct{}, 1), done: make(chan struct{}), spec: podSource{pod: p},
+		ws: ws, uid: p.UID, timed: timing{born: ws.cfg.Clock.Now()}, wake: make(chan struct{}, 1), done: make(chan struct{}), spec: podSource{pod: p},
 		memory:  memory{failing: map[string]probe.Kind{}, failures: map[string]failure{}},
 		running: operations{stopping: map[string]bool{}, hooking: map[string]bool{}},
 		cache:   map[string]*container{}, probed: map[string]string{}, told: map[string]string{},
@@ -211,6 +214,11 @@ func (w *worker) look(now time.Time) glance {
 
 // run is the loop. It ends with ctx, or when nothing is left of the pod.
 func (w *worker) run(ctx context.Context) {
+	defer func() {
+		for _, done := range w.wanting() {
+			close(done)
+		}
+	}()
 	defer close(w.done)
 	defer w.ops.Wait()
 	timer := w.ws.cfg.Clock.NewTimer(0)
@@ -222,7 +230,11 @@ func (w *worker) run(ctx context.Context) {
 		case <-w.wake:
 		case <-timer.C():
 		}
+		told := w.wanting()
 		again, finished := w.sync(ctx)
+		for _, done := range told {
+			close(done)
+		}
 		if finished {
 			return
 		}

@@ -22,6 +22,7 @@ type Workers struct {
 	allocations *allocations
 	mirrors     *mirrors
 	hooks       *http.Client
+	metrics     *metrics
 
 	mu      sync.Mutex
 	workers map[types.UID]*worker
@@ -42,7 +43,7 @@ func New(cfg Config) (*Workers, error) {
 	ws := &Workers{
 		cfg: cfg, log: cfg.Logger, rt: &cri{runtime: cfg.Runtime}, puller: newPuller(cfg.Images, cfg.Options.MaxPulls, b),
 		users: newUsers(cfg.Dir, cfg.Options.UserRangeStart, cfg.Options.MaxPods), allocations: newAllocations(cfg.Dir), mirrors: newMirrors(),
-		hooks: newHookClient(), workers: map[types.UID]*worker{}, back: map[types.UID]*corev1.Pod{}, synced: make(chan struct{}), read: make(chan struct{}),
+		hooks: newHookClient(), metrics: newMetrics(), workers: map[types.UID]*worker{}, back: map[types.UID]*corev1.Pod{}, synced: make(chan struct{}), read: make(chan struct{}),
 	}
 	// Before any pod comes, for it may be one that has been here.
 	if err := ws.users.recover(); err != nil {
@@ -152,6 +153,50 @@ func (ws *Workers) take(p *corev1.Pod) *Rejection {
 		return &Rejection{"UnexpectedAdmissionError", err.Error()}
 	}
 	return nil
+}
+
+// Active are the pods that hold resources of the node and that nothing ends yet, with what they were allocated.
+func (ws *Workers) Active() (pods []*corev1.Pod) {
+	for _, w := range ws.all() {
+		w.mu.Lock()
+		p, ended := w.shown(), w.spec.removed || terminal(w.base().Status.Phase) || w.memory.verdict != nil
+		w.mu.Unlock()
+		if !ended {
+			pods = append(pods, ws.allocations.apply(p))
+		}
+	}
+	return pods
+}
+
+// MayHave is whether the node has a pod, or something is left of it, or not all pods are known yet.
+func (ws *Workers) MayHave(uid types.UID) bool {
+	for _, told := range []chan struct{}{ws.synced, ws.read} {
+		select {
+		case <-told:
+		default:
+			return true
+		}
+	}
+	return ws.has(uid)
+}
+
+func (ws *Workers) has(uid types.UID) bool {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	return ws.workers[uid] != nil
+}
+
+// Ended is whether no container of a pod runs, as far as is known.
+func (ws *Workers) Ended(uid types.UID) bool {
+	ws.mu.Lock()
+	w := ws.workers[uid]
+	ws.mu.Unlock()
+	if w == nil {
+		return true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.memory.seen != nil && !w.memory.seen.alive() && w.running.up == nil
 }
 
 // active are the pods that hold resources of the node, without one. The caller holds mu.

@@ -21,6 +21,7 @@ type Spec struct {
 	Upper  string
 	Work   string // on the file system of Upper
 	Target string
+	Source string // what the table of mounts shows as the source, by which a mount is known again; less than 256 bytes; "": overlay
 	Empty  string // a directory without entries, to lie under a single read-only layer
 	UIDs   []IDMapping
 	GIDs   []IDMapping

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -67,6 +69,9 @@ func mountNew(s Spec, fds []int) error {
 		return err
 	}
 	defer func() { _ = unix.Close(fs) }()
+	if err := unix.FsconfigSetString(fs, "source", s.source()); err != nil {
+		return told(fs, "source", err)
+	}
 	if err := lowers(fs, s, fds); err != nil {
 		return err
 	}
@@ -184,12 +189,14 @@ func mountOld(s Spec, fds []int) error {
 		return fmt.Errorf("%d layers are too many for this kernel: Linux 6.7 takes more", len(lower))
 	}
 	return inDirectory(base, func() error {
-		if s.Upper != "" && unix.Mount("overlay", s.Target, "overlay", flags, options+",volatile") == nil {
+		if s.Upper != "" && unix.Mount(s.source(), s.Target, "overlay", flags, options+",volatile") == nil {
 			return nil // Linux 5.10
 		}
-		return unix.Mount("overlay", s.Target, "overlay", flags, options)
+		return unix.Mount(s.source(), s.Target, "overlay", flags, options)
 	})
 }
+
+func (s *Spec) source() string { return cmp.Or(s.Source, "overlay") }
 
 func escape(path string) string {
 	return strings.NewReplacer(`\`, `\\`, ",", `\,`).Replace(path)
@@ -224,6 +231,26 @@ func Unmount(target string) error {
 			return fmt.Errorf("overlay: unmount %s: %w", target, err)
 		}
 	}
+}
+
+// Source is the source of the overlay that a target is the root of, "" if it is none. Of several that lie over each other the
+// topmost counts.
+func Source(target string) (string, error) {
+	if is, err := Mounted(target); err != nil || !is {
+		return "", err
+	}
+	real, err := filepath.EvalSymlinks(target)
+	if err != nil {
+		return "", fmt.Errorf("overlay: %s: %w", target, err)
+	}
+	all, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(real))
+	if err != nil {
+		return "", fmt.Errorf("overlay: the table of mounts: %w", err)
+	}
+	if len(all) == 0 {
+		return "", nil // it went meanwhile
+	}
+	return all[len(all)-1].Source, nil
 }
 
 // Mounted tells whether a target is the root of an overlay.
