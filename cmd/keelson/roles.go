@@ -94,10 +94,21 @@ func workerFlags(fs *pflag.FlagSet, w *cluster.Worker, metrics string) {
 
 // loopFlags are settings of controllers.
 func loopFlags(fs *pflag.FlagSet, l *cluster.Loops) {
-	l.Disruption = controllers.DefaultDisruption()
+	l.Disruption, l.Autoscaler = controllers.DefaultDisruption(), controllers.DefaultAutoscaler()
 	fs.StringSliceVar(&l.LoadBalancerAddresses, "load-balancer-addresses", nil, "Addresses of services of type LoadBalancer: ranges such as 192.0.2.10-192.0.2.20 or 192.0.2.0/28.")
 	fs.StringVar(&l.ClusterCIDR, "cluster-cidr", "10.244.0.0/16", "Addresses of pods in CIDR form, one range or one of each family with a comma between. A node gets a /24, and a /64.")
 	disruptionFlags(fs, &l.Disruption)
+	autoscalerFlags(fs, &l.Autoscaler)
+}
+
+// autoscalerFlags have the names that they have in kube-controller-manager.
+func autoscalerFlags(fs *pflag.FlagSet, a *controllers.AutoscalerConfig) {
+	fs.DurationVar(&a.Every, "horizontal-pod-autoscaler-sync-period", a.Every, "Time between two looks of a HorizontalPodAutoscaler at its metrics.")
+	fs.IntVar(&a.Workers, "concurrent-horizontal-pod-autoscaler-syncs", a.Workers, "Number of HorizontalPodAutoscalers that are looked at at once.")
+	fs.Float64Var(&a.Tolerance, "horizontal-pod-autoscaler-tolerance", a.Tolerance, "Part of its target by which a metric may be off without anything being done.")
+	fs.DurationVar(&a.CPUInitialization, "horizontal-pod-autoscaler-cpu-initialization-period", a.CPUInitialization, "Time after a pod's start in which its use of processors counts only if it was measured while it was ready.")
+	fs.DurationVar(&a.InitialReadiness, "horizontal-pod-autoscaler-initial-readiness-delay", a.InitialReadiness, "Time after a pod's start in which a change of its readiness is its first.")
+	fs.DurationVar(&a.DownStabilization, "horizontal-pod-autoscaler-downscale-stabilization", a.DownStabilization, "Time for which the highest recommendation holds, unless a HorizontalPodAutoscaler's behavior says it.")
 }
 
 // disruptionFlags have the names that they have in kube-controller-manager.

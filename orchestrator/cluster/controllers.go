@@ -11,11 +11,13 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
@@ -28,6 +30,9 @@ import (
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/scale"
 	"k8s.io/client-go/tools/record"
+	metricsclient "k8s.io/metrics/pkg/client/clientset/versioned/typed/metrics/v1beta1"
+	"k8s.io/metrics/pkg/client/custom_metrics"
+	"k8s.io/metrics/pkg/client/external_metrics"
 
 	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/orchestrator/controllers"
@@ -53,6 +58,8 @@ type Control struct {
 // Loops are settings of controllers.
 type Loops struct {
 	Disruption controllers.Disruption
+	// Autoscaler is how horizontal pod autoscalers work.
+	Autoscaler controllers.AutoscalerConfig
 	// LoadBalancerAddresses are what services of type LoadBalancer get their addresses from: ranges such as
 	// "192.0.2.10-192.0.2.20" or "192.0.2.0/28".
 	LoadBalancerAddresses []string
@@ -204,16 +211,43 @@ func (s *controllerSet) controllers() (all []controllers.Controller, err error) 
 	}
 	add(controllers.NewMigration(s.client, s.metadata, s.migratable, s.shared, clock.Real, lg))
 	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(s.client.Discovery()))
-	scales, serr := scale.NewForConfig(jsonConfig(s.config), mapper, dynamic.LegacyAPIPathResolverFunc, scale.NewDiscoveryScaleKindResolver(s.client.Discovery()))
+	getter, serr := scale.NewForConfig(jsonConfig(s.config), mapper, dynamic.LegacyAPIPathResolverFunc, scale.NewDiscoveryScaleKindResolver(s.client.Discovery()))
 	if serr != nil {
 		return nil, serr
 	}
-	add(controllers.NewDisruption(s.client, controllers.Scales{Client: scales, Mapper: mapper}, s.shared, s.events, clock.Real, lg))
+	scales := controllers.Scales{Client: getter, Mapper: mapper}
+	add(controllers.NewDisruption(s.client, scales, s.shared, s.events, clock.Real, lg))
+	m, merr := s.podMetrics(mapper)
+	if merr != nil {
+		return nil, merr
+	}
+	add(controllers.NewHorizontalPodAutoscaler(s.client, scales, m, s.shared, s.events, clock.Real, lg, s.Autoscaler))
 	inv := inventory.New(inventory.Config{Metadata: s.metadata, Resources: s.collectable, Clock: clock.Real, Logger: lg})
 	add(inv, nil)
 	add(garbage.New(garbage.Config{Metadata: s.metadata, Mapper: mapper, Inventory: inv, Logger: lg}), nil)
 	add(controllers.NewResourceQuota(s.client, s.shared, inv, clock.Real, lg))
 	return all, err
+}
+
+// metricsTimeout bounds a question to servers of metrics, which may be anybody's.
+const metricsTimeout = 30 * time.Second
+
+// podMetrics is where autoscalers read metrics.
+func (s *controllerSet) podMetrics(mapper meta.RESTMapper) (m controllers.PodMetrics, err error) {
+	config := jsonConfig(s.config)
+	config.Timeout = metricsTimeout
+	resources, err := metricsclient.NewForConfig(config)
+	if err != nil {
+		return m, fmt.Errorf("cluster: %w", err)
+	}
+	external, err := external_metrics.NewForConfig(config)
+	if err != nil {
+		return m, fmt.Errorf("cluster: %w", err)
+	}
+	versions := custom_metrics.NewAvailableAPIsGetter(s.client.Discovery())
+	return controllers.PodMetrics{
+		Resources: resources, External: external, Custom: custom_metrics.NewForConfig(config, mapper, versions), Versions: versions, Mapper: mapper,
+	}, nil
 }
 
 // jsonConfig is for clients of objects whose Go types are not known.

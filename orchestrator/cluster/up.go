@@ -50,6 +50,9 @@ func Up(ctx context.Context, o Options) (err error) {
 	if o.Disruption == (controllers.Disruption{}) {
 		o.Disruption = controllers.DefaultDisruption()
 	}
+	if o.Autoscaler == (controllers.AutoscalerConfig{}) {
+		o.Autoscaler = controllers.DefaultAutoscaler()
+	}
 	if o.Node != nil {
 		if err := o.Node.defaults(); err != nil {
 			return err

@@ -6,10 +6,12 @@ import (
 	"fmt"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/scale"
+	"k8s.io/client-go/util/retry"
 )
 
 // Scales reads and sets the scale of any object that has one, of custom resources, too.
@@ -40,4 +42,21 @@ func (s Scales) find(ctx context.Context, namespace, apiVersion, kind, name stri
 		}
 	}
 	return nil, schema.GroupResource{}, errs
+}
+
+// set says how many replicas an object is to have. from is its scale as find read it; if somebody has changed it since, it is read again.
+func (s Scales) set(ctx context.Context, namespace string, r schema.GroupResource, from *autoscalingv1.Scale, replicas int32) error {
+	o := from.DeepCopy()
+	return retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		o.Spec.Replicas = replicas
+		_, err := s.Client.Scales(namespace).Update(ctx, r, o, metav1.UpdateOptions{})
+		if apierrors.IsConflict(err) {
+			now, gerr := s.Client.Scales(namespace).Get(ctx, r, from.Name, metav1.GetOptions{})
+			if gerr != nil {
+				return gerr
+			}
+			o = now
+		}
+		return err
+	})
 }
