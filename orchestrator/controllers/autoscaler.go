@@ -61,6 +61,9 @@ type scaled struct {
 // NewHorizontalPodAutoscaler makes the controller of horizontal pod autoscalers. It remembers recommendations in memory only: after a
 // start, the first is the number of replicas that there are.
 func NewHorizontalPodAutoscaler(client kubernetes.Interface, scales Scales, metrics PodMetrics, i informers.SharedInformerFactory, events record.EventRecorder, c clock.Clock, lg *zap.Logger, cfg AutoscalerConfig) (Controller, error) {
+	if cfg.Every <= 0 || cfg.Workers < 1 {
+		return nil, fmt.Errorf("horizontalpodautoscaler: a period of %s and %d workers: both have to be positive", cfg.Every, cfg.Workers)
+	}
 	ai, pi := i.Autoscaling().V2().HorizontalPodAutoscalers().Informer(), i.Core().V1().Pods().Informer()
 	r := &autoscaler{
 		loop: newLoop("horizontalpodautoscaler", lg), AutoscalerConfig: cfg, client: client, scales: scales, metrics: metrics,
