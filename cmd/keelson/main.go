@@ -43,7 +43,7 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(upCommand(), apiserverCommand(), controllersCommand(), schedulerCommand(), nodeCommand(), hollowCommand(), explainCommand(), kubectlCommand(), imageCommand(),
+	root.AddCommand(upCommand(), apiserverCommand(), controllersCommand(), schedulerCommand(), nodeCommand(), tokenCommand(), hollowCommand(), explainCommand(), kubectlCommand(), imageCommand(),
 		serverCommand(), ctl.Command(), utl.Command(), benchCommand(), versionCommand())
 	return root
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/keelson-io/keelson/orchestrator/cluster"
+	"github.com/keelson-io/keelson/orchestrator/node/registration"
 )
 
 // nodeFlags are the flags of whatever runs a node. They are read by the function that is returned.
@@ -82,16 +84,13 @@ func parseTaints(texts []string) (out []corev1.Taint, err error) {
 
 func nodeCommand() *cobra.Command {
 	var n cluster.Node
-	var kubeconfig, server, token, caFile string
+	var j joinFlags
 	cmd := &cobra.Command{
 		Use: "node", Short: "Run the node of this machine", Args: cobra.NoArgs,
 		Long: "Make this machine a node: register it, and run the pods that are bound to it. Pods run on when this ends.",
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&kubeconfig, "bootstrap-kubeconfig", "", "How to ask for the node's certificate.")
-	fs.StringVar(&server, "server", "", "URL of the API server, with --token and --certificate-authority instead of --bootstrap-kubeconfig.")
-	fs.StringVar(&token, "token", "", "Bootstrap token: id.secret.")
-	fs.StringVar(&caFile, "certificate-authority", "", "File with the cluster's authority.")
+	j.bind(fs)
 	fs.StringVar(&n.Dir, "data-dir", "/var/lib/keelson/node", "Directory of images, volumes and state.")
 	fs.StringVar(&n.ServiceRange, "service-cluster-ip-range", "10.96.0.0/16", "Addresses of services, as the API server has them.")
 	read := nodeFlags(fs, &n, "")
@@ -101,8 +100,7 @@ func nodeCommand() *cobra.Command {
 		if err := read(); err != nil {
 			return err
 		}
-		config, err := bootstrapConfig(kubeconfig, server, token, caFile)
-		if err != nil {
+		if err := j.check(); err != nil {
 			return err
 		}
 		if err := cluster.CheckNode(&n); err != nil {
@@ -110,21 +108,52 @@ func nodeCommand() *cobra.Command {
 		}
 		return runRole(logs, func(ctx context.Context, lg *zap.Logger) error {
 			n.Logger = lg
+			config, err := j.config(ctx, n.Dir, lg)
+			if err != nil {
+				return err
+			}
 			return cluster.RunNode(ctx, n, config)
 		})
 	}
 	return cmd
 }
 
-// bootstrapConfig is how the API server is reached by a node that has no certificate yet.
-func bootstrapConfig(kubeconfig, server, token, caFile string) (*rest.Config, error) {
+// joinFlags say how a machine that has no certificate yet joins a cluster.
+type joinFlags struct {
+	kubeconfig, server, token, caFile string
+	caHashes                          []string
+}
+
+func (j *joinFlags) bind(fs *pflag.FlagSet) {
+	fs.StringVar(&j.kubeconfig, "bootstrap-kubeconfig", "", "How to ask for the node's certificate.")
+	fs.StringVar(&j.server, "server", "", "URL of the API server, with --token and --ca-cert-hash, as 'keelson token create' prints them, instead of --bootstrap-kubeconfig.")
+	fs.StringVar(&j.token, "token", "", "Bootstrap token: id.secret.")
+	fs.StringSliceVar(&j.caHashes, "ca-cert-hash", nil, "Hash of the public key of the cluster's authority, as sha256:<hexadecimal digits>: the authority itself is asked for.")
+	fs.StringVar(&j.caFile, "certificate-authority", "", "File with the cluster's authority, instead of --ca-cert-hash.")
+}
+
+func (j *joinFlags) check() error {
+	apart := j.server != "" || j.token != "" || j.caFile != "" || len(j.caHashes) > 0
 	switch {
-	case kubeconfig != "" && (server != "" || token != "" || caFile != ""):
-		return nil, errors.New("either --bootstrap-kubeconfig, or --server, --token and --certificate-authority")
-	case kubeconfig != "":
-		return clientcmd.BuildConfigFromFlags("", kubeconfig)
-	case server == "" || token == "" || caFile == "":
-		return nil, errors.New("--bootstrap-kubeconfig, or --server, --token and --certificate-authority, have to say how to join the cluster")
+	case j.kubeconfig != "" && apart:
+		return errors.New("either --bootstrap-kubeconfig, or --server, --token and --ca-cert-hash")
+	case j.kubeconfig != "":
+		return nil
+	case j.server == "" || j.token == "" || j.caFile == "" && len(j.caHashes) == 0:
+		return errors.New("--bootstrap-kubeconfig, or --server, --token and --ca-cert-hash, have to say how to join the cluster: 'keelson token create' prints them")
+	case j.caFile != "" && len(j.caHashes) > 0:
+		return errors.New("either --ca-cert-hash or --certificate-authority")
 	}
-	return &rest.Config{Host: server, BearerToken: token, TLSClientConfig: rest.TLSClientConfig{CAFile: caFile}}, nil
+	return nil
+}
+
+// config is how the API server is reached by a node that has no certificate yet.
+func (j *joinFlags) config(ctx context.Context, dir string, lg *zap.Logger) (*rest.Config, error) {
+	switch {
+	case j.kubeconfig != "":
+		return clientcmd.BuildConfigFromFlags("", j.kubeconfig)
+	case j.caFile != "":
+		return &rest.Config{Host: j.server, BearerToken: j.token, TLSClientConfig: rest.TLSClientConfig{CAFile: j.caFile}}, nil
+	}
+	return registration.Discover(ctx, registration.DiscoverConfig{Server: j.server, Token: j.token, Pins: j.caHashes, Dir: filepath.Join(dir, "pki"), Logger: lg})
 }

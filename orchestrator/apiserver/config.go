@@ -37,6 +37,8 @@ type Config struct {
 	Audiences []string
 	// Address is where others reach the server, as host:port.
 	Address string
+	// Discovery is a kubeconfig that tells strangers where the cluster is and by which authority to know it; "": none is told.
+	Discovery string
 	// ServiceRanges are the cluster IPs of services: one range, or one of each family. NodePorts are theirs.
 	ServiceRanges []netip.Prefix
 	NodePorts     allocation.Ports

@@ -117,8 +117,11 @@ func (a *API) bootstrap(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(bootstrapWriters)
-	for _, o := range slices.Concat(rights.Defaults(), joining(), a.metricsRights(), priorityClasses(), a.ownService()) {
+	for _, o := range slices.Concat(rights.Defaults(), joining(), strangers(), a.metricsRights(), priorityClasses(), a.ownService()) {
 		g.Go(func() error { return a.ensure(ctx, o) })
+	}
+	if a.cfg.Discovery != "" {
+		g.Go(func() error { return a.tellStrangers(ctx) })
 	}
 	for _, d := range fairness.Defaults() {
 		g.Go(func() error { return a.ensureFlow(ctx, d) })

@@ -178,9 +178,13 @@ func (s *apiServer) build() error {
 	if err != nil {
 		return err
 	}
+	told, err := forStrangers("https://"+s.advertised(), s.authorities())
+	if err != nil {
+		return err
+	}
 	s.usage = metrics.New(metrics.Config{Logger: s.lg.Named("metrics")})
 	cfg := apiserver.Config{
-		Kinds: kinds.Builtin(), Store: s.store, ClientCAs: clients, Keys: keys, Issuer: s.set.issuer, Address: s.advertised(),
+		Kinds: kinds.Builtin(), Store: s.store, ClientCAs: clients, Keys: keys, Issuer: s.set.issuer, Address: s.advertised(), Discovery: told,
 		Tokens: tokens, ServiceRanges: s.set.ranges, NodePorts: s.set.ports, AuditPolicy: s.set.auditPolicy,
 		Aggregation: aggregation, Nodes: s.nodes(), Metrics: s.usage, Limits: s.cfg.Limits, Clock: clock.Real, Logger: s.lg, Registry: s.registry,
 	}

@@ -203,6 +203,8 @@ func (s *controllerSet) controllers() (all []controllers.Controller, err error) 
 		add(controllers.NewRootCA(s.client, s.shared, lg, s.CA))
 	}
 	add(controllers.NewCSRCleaner(s.client, s.shared, clock.Real, lg), nil)
+	add(controllers.NewBootstrapSigner(s.client, s.shared, clock.Real, lg))
+	add(controllers.NewTokenCleaner(s.client, s.shared, clock.Real, lg))
 	if s.Tokens != nil {
 		add(controllers.NewTokenSecrets(s.client, s.shared, s.Tokens, s.CA, lg))
 	}

@@ -42,3 +42,14 @@ func WriteKubeconfig(path, server string, ca, cert, key []byte) error {
 	}
 	return nil
 }
+
+// forStrangers is a kubeconfig that says where a cluster is and by which authorities to know it, and nothing of a user.
+func forStrangers(server string, ca []byte) (string, error) {
+	c := clientcmdapi.NewConfig()
+	c.Clusters[""] = &clientcmdapi.Cluster{Server: server, CertificateAuthorityData: ca}
+	b, err := clientcmd.Write(*c)
+	if err != nil {
+		return "", fmt.Errorf("cluster: what strangers are told: %w", err)
+	}
+	return string(b), nil
+}

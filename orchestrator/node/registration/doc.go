@@ -1,5 +1,11 @@
 // Package registration makes a machine a node of the cluster, and keeps its Node object true.
 //
+// # Discovery
+//
+// A machine that has a bootstrap token and the hash of the cluster's authority, but not the authority itself, asks the cluster for it
+// (see package jointoken): first whoever answers at the address, then, once the authority is known, only who has a certificate by it.
+// The authority is kept, since tokens do not live long.
+//
 // # Certificates
 //
 // A machine that joins has a bootstrap token or any other right to ask for a node's certificate. Join makes a key, asks for a
