@@ -33,12 +33,17 @@ func nodeFlags(fs *pflag.FlagSet, n *cluster.Node, prefix string) (read func() e
 	fs.StringVar(&n.CgroupRoot, "cgroup-root", "/", "Cgroup that pods are in.")
 	fs.StringVar(&n.LogDir, "pod-logs-dir", "/var/log/pods", "Directory of pods' logs.")
 	fs.StringVar(&n.ManifestDir, "pod-manifest-path", "", "Directory with manifests of static pods; empty: none.")
+	fs.StringVar(&n.DevicePluginDir, "device-plugin-dir", "", "Directory where device plugins register, such as /var/lib/kubelet/device-plugins (default: device-plugins in the node's directory).")
 	fs.Int64Var(&n.MaxPods, "max-pods", 110, "Number of pods that the node takes.")
 	fs.StringVar(&n.Backend, "pod-network", "routes", "How pods of other nodes are reached: routes, or vxlan.")
 	fs.StringSliceVar(&n.Handlers, "runtime-handlers", nil, "Names that RuntimeClasses may use for the embedded runtime, beside the default.")
 	fs.BoolVar(&n.NoServiceProxy, "disable-service-proxy", false, "Leave services to another program, such as kube-proxy.")
 	nodePorts := fs.StringSlice("nodeport-addresses", nil, "Ranges, in CIDR form, of the node's addresses that have node ports (default: all its addresses, except for loopback ones).")
+	readPressure := pressureFlags(fs, &n.Pressure)
 	return func() (err error) {
+		if err := readPressure(); err != nil {
+			return err
+		}
 		for _, text := range *nodePorts {
 			r, err := netip.ParsePrefix(text)
 			if err != nil {

@@ -7,10 +7,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/keelson-io/keelson/orchestrator/node/collect"
+	"github.com/keelson-io/keelson/orchestrator/node/eviction"
 )
 
 // Node says how the node of this machine is run.
@@ -33,14 +37,12 @@ type Node struct {
 	ResolvConf    string // "": /etc/resolv.conf
 	// CgroupDriver is cgroupfs or systemd; CgroupRoot is the cgroup under which pods are.
 	CgroupDriver, CgroupRoot string
-	// LogDir is that of pods' logs; "": /var/log/pods.
-	LogDir string
-	// ManifestDir holds static pods; "": none.
-	ManifestDir string
-	MaxPods     int64
+	Directories
+	MaxPods int64
 	NodeNetwork
 	// Handlers are names of RuntimeClass handlers that the embedded runtime knows.
 	Handlers []string
+	Pressure Pressure
 	Registry *prometheus.Registry // nil: one of its own
 	Logger   *zap.Logger
 }
@@ -55,6 +57,24 @@ type NodeNetwork struct {
 	NoServiceProxy bool
 	// LoadBalancerAddresses are ranges of addresses that the node answers for; see controllers.ParseAddressRanges.
 	LoadBalancerAddresses []string
+}
+
+// Directories are those that others look into.
+type Directories struct {
+	// LogDir is that of pods' logs; "": /var/log/pods.
+	LogDir string
+	// ManifestDir holds static pods; "": none.
+	ManifestDir string
+	// DevicePluginDir is where device plugins register; "": device-plugins below the node's directory.
+	DevicePluginDir string
+}
+
+// Pressure says what a node does when it runs out of something. The zero value: nothing.
+type Pressure struct {
+	Eviction   eviction.Settings
+	Transition time.Duration // for which a node is under pressure after it was seen; 0: 5 min
+	MaxGrace   time.Duration // of pods that are evicted for a soft threshold; 0: none
+	Images     collect.Policy
 }
 
 // defaults fills in what is not set.

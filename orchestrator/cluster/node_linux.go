@@ -36,6 +36,7 @@ import (
 	"github.com/keelson-io/keelson/orchestrator/network/proxy"
 	"github.com/keelson-io/keelson/orchestrator/node"
 	"github.com/keelson-io/keelson/orchestrator/node/cgroup"
+	"github.com/keelson-io/keelson/orchestrator/node/eviction"
 	"github.com/keelson-io/keelson/orchestrator/node/images"
 	"github.com/keelson-io/keelson/orchestrator/node/registration"
 	"github.com/keelson-io/keelson/orchestrator/node/runtime"
@@ -345,11 +346,17 @@ func (p *nodeParts) agent(endpoint string, authorities *x509.CertPool) (*node.Ag
 	port := cmp.Or(p.Port, 10250)
 	cfg := node.Config{
 		Name: p.Name, Credentials: p.credentials, Authorities: authorities, RuntimeEndpoint: endpoint, Dir: p.Dir, Logs: p.LogDir,
-		Spec: registration.Spec{Labels: p.Labels, Taints: p.Taints}, Address: fmt.Sprintf("%s:%d", bracketed(p.Address), port),
+		DevicePlugins: p.DevicePluginDir,
+		Spec:          registration.Spec{Labels: p.Labels, Taints: p.Taints}, Address: fmt.Sprintf("%s:%d", bracketed(p.Address), port),
 		DNS:     node.DNS{Servers: p.dns, Domain: p.ClusterDomain, ResolvConf: p.ResolvConf},
 		Cgroups: cgroup.Config{Driver: cgroup.Driver(p.CgroupDriver), Root: p.CgroupRoot}, MaxPods: p.MaxPods,
 		Pods:    workers.Options{ClusterDomain: p.ClusterDomain, StaticDir: p.ManifestDir, SeccompDir: filepath.Join(p.Dir, "seccomp")},
 		Version: nodeVersion, Registry: p.Registry, Logger: p.Logger,
+	}
+	var err error
+	cfg.Eviction = node.Eviction{Transition: p.Pressure.Transition, MaxGrace: p.Pressure.MaxGrace, Images: p.Pressure.Images}
+	if cfg.Eviction.Thresholds, err = eviction.Thresholds(p.Pressure.Eviction); err != nil {
+		return nil, err
 	}
 	if p.Address != "" {
 		a, err := netip.ParseAddr(p.Address)

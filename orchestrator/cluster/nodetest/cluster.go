@@ -208,6 +208,7 @@ func (c *Cluster) resolv() string { return filepath.Join(c.Dir, "resolv.conf") }
 func (c *Cluster) flags(m *Machine) []string {
 	return []string{
 		"--cgroup-root", m.Cgroup, "--pod-logs-dir", m.Logs(), "--pod-manifest-path", m.Manifests(), "--resolv-conf", c.resolv(), "--log-level", "info",
+		"--eviction-hard", "", "--image-gc-high-threshold", "100", // the machine's disk may be as full as it likes
 	}
 }
 

@@ -319,3 +319,28 @@ func TestMountOptions(t *testing.T) {
 		}
 	}
 }
+
+// TestStatsDoNotWait: a pod whose volumes are being made, which may be a pull, holds up nobody who measures the node.
+func TestStatsDoNotWait(t *testing.T) {
+	f := newFixture(t)
+	pod := podWith("web", volume("dir", corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}))
+	f.setup(t, pod)
+	busy := f.of(pod)
+	busy.mu.Lock()
+	done := make(chan error, 1)
+	go func() {
+		_, err := f.Stats(pod.UID)
+		done <- err
+	}()
+	err := <-done
+	busy.mu.Unlock()
+	if err == nil || !strings.Contains(err.Error(), "being made") {
+		t.Errorf("got %v", err)
+	}
+	if s, err := f.ClaimStats(pod.UID); err != nil || len(s) != 0 {
+		t.Errorf("got %v, %v: it has no claims", s, err)
+	}
+	if s, err := f.Stats(pod.UID); err != nil || len(s) != 1 {
+		t.Errorf("got %v, %v", s, err)
+	}
+}

@@ -28,7 +28,7 @@ type VolumeStats struct {
 }
 
 // Stats measures the volumes of a pod, by name. Files of the node and images are not counted. Volumes on the node's disk are
-// walked through, which takes a while for many files.
+// walked through, which takes a while for many files. It does not wait for volumes that are being made, and is an error then.
 func (v *Volumes) Stats(uid types.UID) ([]VolumeStats, error) {
 	return v.stats(uid, func(*made) bool { return true })
 }
@@ -43,7 +43,9 @@ func (v *Volumes) stats(uid types.UID, want func(*made) bool) ([]VolumeStats, er
 	if p == nil {
 		return nil, fmt.Errorf("volumes of pod %s are not mounted", uid)
 	}
-	p.mu.Lock()
+	if !p.mu.TryLock() { // what is made for it may take as long as a pull
+		return nil, fmt.Errorf("volumes of pod %s are being made", uid)
+	}
 	var all []VolumeStats
 	paths := map[string]string{}
 	for _, m := range p.volumes {
