@@ -8,6 +8,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
 )
 
 // Image is the name of the image of tools.
@@ -76,4 +79,26 @@ func (l *Lab) install(keelson, node string) error {
 		}
 	}
 	return nil
+}
+
+// Build makes an image of a program of this repository, a package path as ./examples/web, and puts it into the store of a machine.
+func (c *Cluster) Build(t testing.TB, m *Machine, pkg, tag string) {
+	t.Helper()
+	root, err := repository()
+	require.NoError(t, err)
+	program := filepath.Join(t.TempDir(), filepath.Base(pkg))
+	build := exec.Command("go", "build", "-o", program, pkg)
+	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	out, err = exec.Command(c.keelson, "image", "--root", filepath.Join(m.node(), "images"), "build", "-t", tag, program).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
+
+// Repository is the repository's root directory.
+func Repository(t testing.TB) string {
+	t.Helper()
+	root, err := repository()
+	require.NoError(t, err)
+	return root
 }
