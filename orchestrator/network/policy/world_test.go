@@ -257,8 +257,7 @@ func answer(t *testing.T, ns *testkit.NetNS, host string, port int) {
 }
 
 // reaches says whether a server answers.
-func reaches(ns *testkit.NetNS, network string, to netip.Addr, port int) bool {
-	const wait = 300 * time.Millisecond
+func reaches(ns *testkit.NetNS, network string, to netip.Addr, port int, wait time.Duration) bool {
 	return ns.Do(func() error {
 		c, err := net.DialTimeout(network, netip.AddrPortFrom(to, uint16(port)).String(), wait)
 		if err != nil {
