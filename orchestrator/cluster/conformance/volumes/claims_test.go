@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/keelson-io/keelson/orchestrator/cluster/nodetest"
 )
@@ -140,4 +141,22 @@ func TestEphemeralClaim(t *testing.T) {
 	v, path := volumeOf(t, ns, "stays-v0")
 	cluster.Delete(t, ns, "stays")
 	disappears(t, v, path)
+}
+
+// TestBlockClaim has a volume as a block device.
+func TestBlockClaim(t *testing.T) {
+	t.Parallel()
+	ns := cluster.Namespace(t)
+	makeClaim(t, ns, "8Mi", func(s *corev1.PersistentVolumeClaimSpec) { s.VolumeMode = ptr.To(corev1.PersistentVolumeBlock) })
+	run := func(name, script string) string {
+		p := nodetest.Pod(name, "sh", "-c", script)
+		p.Spec.Volumes = []corev1.Volume{{Name: "raw", VolumeSource: claimed("data")}}
+		p.Spec.Containers[0].VolumeDevices = []corev1.VolumeDevice{{Name: "raw", DevicePath: "/dev/raw"}}
+		log := cluster.Run(t, ns, p)
+		cluster.Delete(t, ns, name)
+		return log
+	}
+	require.Equal(t, "8388608\n", run("size", "cat /dev/raw | wc"))
+	require.Equal(t, "written\n", run("writer", "echo marked > /dev/raw && sync && echo written"))
+	require.Equal(t, "marked\n", run("reader", "read line < /dev/raw; echo $line"))
 }
