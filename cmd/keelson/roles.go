@@ -116,6 +116,9 @@ func disruptionFlags(fs *pflag.FlagSet, d *controllers.Disruption) {
 	fs.Float64Var(&d.EvictionRate, "node-eviction-rate", d.EvictionRate, "Nodes per second whose pods are evicted, in a healthy zone.")
 	fs.Float64Var(&d.SecondaryRate, "secondary-node-eviction-rate", d.SecondaryRate, "The same in an unhealthy zone that is large; in others none are evicted.")
 	fs.Float64Var(&d.UnhealthyShare, "unhealthy-zone-threshold", d.UnhealthyShare, "Share of a zone's nodes, at least 3, that have to be not ready for the zone to be unhealthy.")
+	fs.DurationVar(&d.Period, "node-monitor-period", d.Period, "Time between two looks at all nodes.")
+	fs.DurationVar(&d.Grace, "node-monitor-grace-period", d.Grace, "Time of silence after which a node is not ready any more. Nodes are heard every 10s.")
+	fs.DurationVar(&d.StartupGrace, "node-startup-grace-period", d.StartupGrace, "The same for a node that has not been heard from yet.")
 	fs.IntVar(&d.LargeZone, "large-cluster-size-threshold", d.LargeZone, "A zone with more nodes is large.")
 }
 

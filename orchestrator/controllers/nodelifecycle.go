@@ -24,8 +24,7 @@ import (
 )
 
 const (
-	// nodeMonitorPeriod is the time between two looks at all nodes, nodeGrace after how long of silence one is given up, and
-	// nodeStartupGrace the same for one that has never been heard from.
+	// Kubernetes' own times; see Disruption.
 	nodeMonitorPeriod = 5 * time.Second
 	nodeGrace         = 50 * time.Second
 	nodeStartupGrace  = time.Minute
@@ -57,6 +56,7 @@ type nodeLifecycle struct {
 	events record.EventRecorder
 	clock  clock.Clock
 	zones  *zones
+	times  Disruption
 
 	mu    sync.Mutex
 	heard map[string]sign
@@ -70,10 +70,13 @@ type sign struct {
 
 // NewNodeLifecycle makes the controller that watches over nodes.
 func NewNodeLifecycle(client kubernetes.Interface, i informers.SharedInformerFactory, events record.EventRecorder, c clock.Clock, lg *zap.Logger, d Disruption) (Controller, error) {
+	if d.Period <= 0 {
+		return nil, fmt.Errorf("controllers: nodes cannot be looked at every %v", d.Period)
+	}
 	nodes, leases, pods := i.Core().V1().Nodes().Informer(), i.Coordination().V1().Leases().Informer(), i.Core().V1().Pods().Informer()
 	n := &nodeLifecycle{
 		loop: newLoop("node-lifecycle", lg), client: client, nodes: nodes.GetIndexer(), leases: leases.GetIndexer(), pods: pods.GetIndexer(),
-		events: events, clock: c, zones: newZones(d), heard: map[string]sign{},
+		events: events, clock: c, zones: newZones(d), times: d, heard: map[string]sign{},
 	}
 	n.sync = n.syncOne
 	n.synced = append(n.synced, leases.HasSynced, pods.HasSynced)
@@ -96,7 +99,7 @@ func (n *nodeLifecycle) Run(ctx context.Context) error {
 
 // monitor looks at all nodes from time to time.
 func (n *nodeLifecycle) monitor(ctx context.Context) {
-	t := n.clock.NewTicker(nodeMonitorPeriod)
+	t := n.clock.NewTicker(n.times.Period)
 	defer t.Stop()
 	for {
 		select {
@@ -182,9 +185,9 @@ func (n *nodeLifecycle) silent(node *corev1.Node) bool {
 			s.renewed = t.Time
 		}
 	}
-	grace := nodeStartupGrace
+	grace := n.times.StartupGrace
 	if c := nodeCondition(node, corev1.NodeReady); c != nil {
-		s.heartbeat, grace = c.LastHeartbeatTime.Time, nodeGrace
+		s.heartbeat, grace = c.LastHeartbeatTime.Time, n.times.Grace
 	}
 	now := n.clock.Now()
 	n.mu.Lock()

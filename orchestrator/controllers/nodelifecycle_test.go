@@ -195,3 +195,29 @@ func TestTolerated(t *testing.T) {
 		}
 	}
 }
+
+// How long a node may be silent is a setting.
+func TestNodeGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		heard := metav1.Now()
+		node := func(name string) *corev1.Node {
+			return &corev1.Node{
+				ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: "1"},
+				Status:     corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: heard}}},
+			}
+		}
+		w := newWorld(t, node("n"))
+		d := DefaultDisruption()
+		d.Period, d.Grace = time.Second, 20*time.Second
+		lifecycle, err := NewNodeLifecycle(w.client, w.factory, w.events, clock.Real, nil, d)
+		require.NoError(t, err)
+		w.run(lifecycle)
+		defer func() { w.stop(); w.factory.Shutdown() }()
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		require.Equal(t, corev1.ConditionTrue, nodeCondition(w.node("n"), corev1.NodeReady).Status)
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		require.Equal(t, corev1.ConditionUnknown, nodeCondition(w.node("n"), corev1.NodeReady).Status)
+	})
+}

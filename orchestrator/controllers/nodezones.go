@@ -17,11 +17,17 @@ type Disruption struct {
 	// LargeZone nodes of which a share of at least UnhealthyShare is not ready. In a smaller such zone none is.
 	EvictionRate, SecondaryRate, UnhealthyShare float64
 	LargeZone                                   int
+	// Period is the time between two looks at all nodes, Grace after how long of silence one is given up, and StartupGrace the
+	// same for one that has never been heard from. Nodes are heard every ten seconds: a Grace of less gives up healthy ones.
+	Period, Grace, StartupGrace time.Duration
 }
 
 // DefaultDisruption is Kubernetes' own.
 func DefaultDisruption() Disruption {
-	return Disruption{EvictionRate: 0.1, SecondaryRate: 0.01, UnhealthyShare: 0.55, LargeZone: 50}
+	return Disruption{
+		EvictionRate: 0.1, SecondaryRate: 0.01, UnhealthyShare: 0.55, LargeZone: 50,
+		Period: nodeMonitorPeriod, Grace: nodeGrace, StartupGrace: nodeStartupGrace,
+	}
 }
 
 // minUnhealthy is how many nodes that are not ready are too few to be a disruption.

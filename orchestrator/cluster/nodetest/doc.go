@@ -22,7 +22,7 @@
 //
 // A Lab is a wire, a network namespace with a bridge, and machines on it: network namespaces with an address of 192.0.2.0/24
 // on eth0 and a default route to the wire. Ports are therefore free to choose. The machines share the kernel, the file system
-// and the list of processes with the machine that runs the test. Lab.Outside is in the wire: a client that is no node.
+// and the list of processes with the machine that runs the test. Cluster.Outside runs a tool in the wire: a client that is no node.
 //
 // Each machine has its own data directory, cgroup, directory of logs and directory of static pods, all named after the Lab.
 // The embedded runtime keeps its state in a directory of /run that is named after the data directory. The API server is

@@ -43,6 +43,16 @@ func (c *Cluster) TryExec(ctx context.Context, ns, pod, container string, comman
 	return out.String(), nil
 }
 
+// Outside runs a tool of the image on the wire, outside of all nodes, and returns all that it says.
+func (c *Cluster) Outside(args ...string) (string, error) {
+	var out []byte
+	err := c.Wire.Do(func() (err error) {
+		out, err = exec.Command(filepath.Join(c.Dir, "rootfs", "bin", "toolbox"), args...).CombinedOutput()
+		return err
+	})
+	return string(out), err
+}
+
 // Command is a program on a machine, not started. Start it with Machine.Do.
 func (m *Machine) Command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)

@@ -27,8 +27,7 @@ func (m *Machine) node() string { return filepath.Join(m.Data(), "node") }
 
 // left tells what is left behind once nothing runs on the machine, and removes what is the machine's own.
 func (m *Machine) left() error {
-	n := cluster.Node{Dir: m.node()}
-	state := n.StateDir()
+	state := m.state()
 	var found []string
 	for end := time.Now().Add(settle); ; time.Sleep(100 * time.Millisecond) {
 		found = slices.Concat(m.processes(state), m.mounts(state), m.cgroups(), m.links(), sandboxes(state))
@@ -44,6 +43,31 @@ func (m *Machine) left() error {
 		errs = append(errs, m.removeCgroups(), os.RemoveAll(state))
 	}
 	return errors.Join(errs...)
+}
+
+// Holds is what the machine holds of a pod: mounts and cgroups with its UID in their names, and its directory.
+func (m *Machine) Holds(uid string) (found []string) {
+	state := m.state()
+	for _, what := range append(m.mounts(state), m.cgroups()...) {
+		if strings.Contains(what, uid) {
+			found = append(found, what)
+		}
+	}
+	if dir := filepath.Join(m.node(), "pods", uid); exists(dir) {
+		found = append(found, "directory "+dir)
+	}
+	return found
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// state is where the runtime of the machine keeps its state.
+func (m *Machine) state() string {
+	n := cluster.Node{Dir: m.node()}
+	return n.StateDir()
 }
 
 // processes are those that have a directory of the machine among their arguments, or are in one of its cgroups.

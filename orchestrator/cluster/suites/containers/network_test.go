@@ -4,7 +4,6 @@ package containers
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -16,17 +15,6 @@ import (
 	"github.com/keelson-io/keelson/orchestrator/cluster/nodetest"
 )
 
-// outside runs a tool of the image on the wire, outside of all nodes.
-func outside(t *testing.T, args ...string) (string, error) {
-	t.Helper()
-	var out []byte
-	err := cluster.Wire.Do(func() (err error) {
-		out, err = exec.Command(filepath.Join(cluster.Dir, "rootfs", "bin", "toolbox"), args...).CombinedOutput()
-		return err
-	})
-	return string(out), err
-}
-
 // A port of the machine leads to a pod, from outside of the cluster, and is given back with the pod.
 func TestHostPort(t *testing.T) {
 	t.Parallel()
@@ -37,14 +25,14 @@ func TestHostPort(t *testing.T) {
 	cluster.Started(t, ns, pod)
 	url := "http://" + cluster.One.Address + ":18080/"
 	nodetest.Until(t, "an answer", func() (bool, any) {
-		out, err := outside(t, "get", url)
+		out, err := cluster.Outside("get", url)
 		return err == nil && out == "ported\n", out
 	})
-	out, err := outside(t, "udp", cluster.One.Address+":19001", "hello")
+	out, err := cluster.Outside("udp", cluster.One.Address+":19001", "hello")
 	require.NoError(t, err, out)
 	require.Regexp(t, `^ported 192\.0\.2\.1:\d+ hello\n$`, out)
 	cluster.Delete(t, ns, "ported")
-	_, err = outside(t, "get", "-timeout", "500ms", url)
+	_, err = cluster.Outside("get", "-timeout", "500ms", url)
 	require.Error(t, err)
 }
 

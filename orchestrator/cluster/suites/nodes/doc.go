@@ -1,0 +1,8 @@
+// Package nodes holds tests of a cluster of two nodes: pods reach one another and their services across nodes; a node whose
+// agent is killed keeps its pods; one that vanishes loses them to the other, and has nothing left of them when it is back. They
+// run real pods; see package nodetest.
+//
+// # Concurrency
+//
+// Tests that end the second node run one after the other, after those that need both and run in parallel.
+package nodes
