@@ -217,8 +217,15 @@ func (c *Cluster) flags(m *Machine) []string {
 func (c *Cluster) Serves(node string) error {
 	for end := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
 		_, err := c.Client.CoreV1().RESTClient().Get().Resource("nodes").Name(node).SubResource("proxy").Suffix("healthz").DoRaw(context.Background())
-		if err == nil || time.Now().After(end) {
-			return err
+		if err == nil {
+			return nil
+		}
+		p := c.Up
+		if other := c.nodes[node]; other != nil {
+			p = other
+		}
+		if !p.Running() || time.Now().After(end) {
+			return fmt.Errorf("nodetest: the server of node %s is not reached: %w: %s", node, err, p.tail())
 		}
 	}
 }
