@@ -146,7 +146,7 @@ func (c *Cluster) startUp(o Options) (err error) {
 	if c.One, err = c.machine("one"); err != nil {
 		return err
 	}
-	if err := os.WriteFile(c.resolv(), []byte("nameserver "+WireAddress+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(c.resolv(), []byte("nameserver "+Outside+"\n"), 0o644); err != nil {
 		return err
 	}
 	if err := c.install(c.keelson, c.One.node()); err != nil {

@@ -17,8 +17,8 @@ import (
 	"github.com/keelson-io/keelson/internal/testkit"
 )
 
-// WireAddress is the wire's on the network of the machines.
-const WireAddress = "192.0.2.1"
+// Outside is the wire's on the network of the machines.
+const Outside = "192.0.2.1"
 
 // Lab is a network of machines.
 type Lab struct {
@@ -47,7 +47,7 @@ func newLab() (*Lab, error) {
 		if err := netlink.LinkAdd(bridge); err != nil {
 			return err
 		}
-		return configure(bridge, WireAddress)
+		return configure(bridge, Outside)
 	})
 	return l, err
 }
@@ -105,7 +105,7 @@ func (l *Lab) machine(name string) (*Machine, error) {
 		if err := configure(link, m.Address); err != nil {
 			return err
 		}
-		return netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(WireAddress)})
+		return netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(Outside)})
 	})
 }
 

@@ -4,5 +4,5 @@
 //
 // # Concurrency
 //
-// Tests that end the second node run one after the other, after those that need both and run in parallel.
+// Tests run one after the other: some end the second node's program, or cut the node off.
 package nodes
