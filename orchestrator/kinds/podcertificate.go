@@ -17,12 +17,15 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 )
 
 const (
 	// maxKeyBytes is how long a request for a pod's certificate may be.
 	maxKeyBytes = 10 << 10
 	maxUIDBytes = 128
+	// podCertificateSeconds is how long a certificate may last if nothing is said: a day.
+	podCertificateSeconds = 24 * 60 * 60
 )
 
 func podCertificateRequestKind() *Kind {
@@ -46,6 +49,11 @@ func podCertificateRequestKind() *Kind {
 		},
 	}, Rules[*certificatesv1.PodCertificateRequest]{
 		Ratchets: true,
+		Default: func(o *certificatesv1.PodCertificateRequest) {
+			if o.Spec.MaxExpirationSeconds == nil {
+				o.Spec.MaxExpirationSeconds = ptr.To[int32](podCertificateSeconds)
+			}
+		},
 		Validate: validatePodCertificateRequest,
 		ValidateUpdate: func(o, old *certificatesv1.PodCertificateRequest) field.ErrorList {
 			return validation.ValidateImmutableField(o.Spec, old.Spec, field.NewPath("spec"))

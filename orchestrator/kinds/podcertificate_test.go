@@ -101,6 +101,17 @@ func TestPodCertificateRequest(t *testing.T) {
 	}
 }
 
+// TestPodCertificateSeconds: a request that does not say how long is for a day.
+func TestPodCertificateSeconds(t *testing.T) {
+	k := podCertificateRequestKind()
+	for _, given := range []*int32{nil, ptr.To[int32](3600)} {
+		o := podRequest(t, newKey(t, elliptic.P256()))
+		o.Spec.MaxExpirationSeconds = given
+		k.Default(o)
+		require.Equal(t, ptr.To(ptr.Deref(given, 86400)), o.Spec.MaxExpirationSeconds)
+	}
+}
+
 func TestPodCertificateStatus(t *testing.T) {
 	key, now := newKey(t, elliptic.P256()), time.Date(2026, 1, 2, 3, 4, 0, 0, time.UTC)
 	leaf := x509.Certificate{Subject: pkix.Name{CommonName: "p"}, NotBefore: now, NotAfter: now.Add(24 * time.Hour)}
