@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 // Pod is a pod of one container, "main", that runs a tool once. Tests change it as they need it.
@@ -35,18 +36,26 @@ func Container(name string, command ...string) corev1.Container {
 	return corev1.Container{Name: name, Image: Image, ImagePullPolicy: corev1.PullNever, Command: command}
 }
 
-// Server is a pod that serves HTTP on port 8080, and counts what it is asked for.
+// Server is a pod that serves HTTP on port 8080, and counts what it is asked for. It is ready when it serves.
 func Server(name string, args ...string) *corev1.Pod {
-	return Pod(name, append([]string{"serve", "-http", ":8080"}, args...)...)
+	pod := Pod(name, append([]string{"serve", "-http", ":8080"}, args...)...)
+	pod.Spec.Containers[0].ReadinessProbe = &corev1.Probe{
+		ProbeHandler:  corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt32(8080)}},
+		PeriodSeconds: 1, TimeoutSeconds: 10,
+	}
+	return pod
 }
 
 // Hits is how often a server was asked for something: a path, a method with a path, "tcp" or "grpc".
-func (c *Cluster) Hits(t testing.TB, ns, server, of string) int {
+func (c *Cluster) Hits(t testing.TB, ns, server, of string) (n int) {
 	t.Helper()
-	b, err := c.Client.CoreV1().Pods(ns).ProxyGet("http", server, "8080", "/hits", map[string]string{"of": of}).DoRaw(t.Context())
-	require.NoError(t, err)
-	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	require.NoError(t, err)
+	Until(t, server+" tells its hits", func() (bool, any) {
+		b, err := c.Client.CoreV1().Pods(ns).ProxyGet("http", server, "8080", "/hits", map[string]string{"of": of}).DoRaw(t.Context())
+		if err == nil {
+			n, err = strconv.Atoi(strings.TrimSpace(string(b)))
+		}
+		return err == nil, err
+	})
 	return n
 }
 
