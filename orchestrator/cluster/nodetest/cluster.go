@@ -252,6 +252,9 @@ func (c *Cluster) close() error {
 	var errs []error
 	if c.Client != nil && c.Up.Running() {
 		errs = append(errs, c.empty())
+		for _, m := range c.machines {
+			m.cleared()
+		}
 	}
 	for _, n := range c.nodes {
 		errs = append(errs, n.Stop())

@@ -25,6 +25,16 @@ const settle = 5 * time.Second
 // node is the directory of the machine's node.
 func (m *Machine) node() string { return filepath.Join(m.Data(), "node") }
 
+// cleared waits until the node has removed its containers, for a while: a pod is gone before they are. Not all nodes run.
+func (m *Machine) cleared() {
+	n := cluster.Node{Dir: m.node()}
+	for end := time.Now().Add(settle); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if bundles, _ := filepath.Glob(filepath.Join(n.StateDir(), "bundles", "*")); len(bundles) == 0 { // the pattern is good
+			return
+		}
+	}
+}
+
 // left tells what is left behind once nothing runs on the machine, and removes what is the machine's own.
 func (m *Machine) left() error {
 	state := m.state()
