@@ -192,7 +192,7 @@ func (p *nodeParts) run(ctx context.Context, authorities *x509.CertPool) (err er
 	g.Go(func() error { return ended(ctx, services(ctx)) })
 	g.Go(func() error { return ended(ctx, announce(ctx)) })
 	g.Go(func() error { return ended(ctx, p.policies.Run(ctx)) })
-	g.Go(func() error { return local.Keep(ctx, p.dns, p.Logger.Named("network")) })
+	g.Go(func() error { return local.Keep(ctx, p.dns, prefixes(p.ServiceRange), p.Logger.Named("network")) })
 	g.Go(func() error { return ended(ctx, names.Run(ctx)) })
 	if p.runtime != nil {
 		g.Go(func() error { return ended(ctx, p.runtime.Serve(ctx)) })
