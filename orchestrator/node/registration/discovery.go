@@ -53,7 +53,8 @@ func Discover(ctx context.Context, cfg DiscoverConfig) (*rest.Config, error) {
 			return cfg.reached(ca), nil
 		} // it is another cluster's
 	}
-	ctx, cancel := context.WithTimeout(ctx, cfg.Patience)
+	until := time.Now().Add(cfg.Patience)
+	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	var last error
 	for {
@@ -69,7 +70,7 @@ func Discover(ctx context.Context, cfg DiscoverConfig) (*rest.Config, error) {
 		case last == nil:
 			cfg.Logger.Warn("waiting for the cluster to tell of itself", zap.String("server", cfg.Server), zap.Error(err))
 			last = err
-		case ctx.Err() == nil: // otherwise the time was over: it says less than what was wrong before
+		case ctx.Err() == nil && time.Now().Before(until): // otherwise the time was over: it says less than what was wrong before
 			last = err
 		}
 		select {
