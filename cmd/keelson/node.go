@@ -94,6 +94,7 @@ func nodeCommand() *cobra.Command {
 		Use: "node", Short: "Run the node of this machine", Args: cobra.NoArgs,
 		Long: "Make this machine a node: register it, and run the pods that are bound to it. Pods run on when this ends.",
 	}
+	cmd.AddCommand(resetCommand())
 	fs := cmd.Flags()
 	j.bind(fs)
 	fs.StringVar(&n.Dir, "data-dir", "/var/lib/keelson/node", "Directory of images, volumes and state.")

@@ -109,6 +109,17 @@ func RunNode(ctx context.Context, n Node, bootstrap *rest.Config) (err error) {
 	if err := CheckNode(&n); err != nil {
 		return err
 	}
+	if n.Registry == nil { // a nil pointer in an interface is something
+		n.Registry = newRegistry()
+	}
+	lock, err := lockNode(n.Dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }() // nothing is written to it
+	if err := n.saveState(); err != nil {
+		return err
+	}
 	p := &nodeParts{Node: n}
 	if p.dns, err = dnsServers(n.ServiceRange); err != nil {
 		return err
@@ -331,10 +342,14 @@ func (p *nodeParts) openRuntime() (endpoint string, err error) {
 	}
 	state := p.StateDir()
 	socket := filepath.Join(state, "cri.sock")
-	p.runtime, err = runtime.Open(runtime.Config{
-		Root: filepath.Join(p.Dir, "runtime"), State: state, Socket: socket, Images: runtime.FromStore(p.images), ImageService: images.NewService(p.images), Network: p.network,
+	cfg := runtime.Config{
+		Root: filepath.Join(p.Dir, "runtime"), State: state, Socket: socket, Images: runtime.FromStore(p.images), ImageService: images.NewService(p.images),
 		CgroupDriver: p.CgroupDriver, CgroupParent: filepath.Join("/", p.CgroupRoot, "keelson"), ShimCommand: command, Handlers: p.Handlers, Logger: p.Logger.Named("runtime"),
-	})
+	}
+	if p.network != nil { // a nil pointer in an interface is something
+		cfg.Network = p.network
+	}
+	p.runtime, err = runtime.Open(cfg)
 	if err != nil {
 		return "", errors.Join(err, p.images.Close())
 	}

@@ -16,3 +16,6 @@ func CheckNode(*Node) error { return errLinux }
 
 // RunNode runs the node of this machine. Nodes are Linux machines.
 func RunNode(context.Context, Node, *rest.Config) error { return errLinux }
+
+// ResetNode removes what a node left on this machine. Nodes are Linux machines.
+func ResetNode(context.Context, Reset) error { return errLinux }

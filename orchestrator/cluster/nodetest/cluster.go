@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -169,10 +167,7 @@ func (c *Cluster) startUp(o Options) (err error) {
 	return nil
 }
 
-// token is what machines join with.
-const token = "nodete.0123456789abcdef"
-
-// join starts keelson node on one more machine.
+// join starts keelson node on one more machine, by the command that keelson token create prints.
 func (c *Cluster) join(name string, more []string) error {
 	m, err := c.machine(name)
 	if err != nil {
@@ -181,18 +176,11 @@ func (c *Cluster) join(name string, more []string) error {
 	if err := c.install(c.keelson, m.node()); err != nil {
 		return err
 	}
-	id, secret, _ := strings.Cut(token, ".")
-	_, err = c.Client.CoreV1().Secrets("kube-system").Create(context.Background(), &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: "bootstrap-token-" + id}, Type: corev1.SecretTypeBootstrapToken,
-		StringData: map[string]string{"token-id": id, "token-secret": secret, "usage-bootstrap-authentication": "true"},
-	}, metav1.CreateOptions{})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
+	line, err := c.Keelson(c.One, "token", "create", "--kubeconfig", c.Kubeconfig, "--ttl", "1h", "--description", "machine "+name)
+	if err != nil {
 		return err
 	}
-	args := slices.Concat([]string{
-		"node", "--server", "https://" + c.One.Address + ":6443", "--token", token, "--certificate-authority", filepath.Join(c.One.Data(), "pki", "ca.crt"),
-		"--data-dir", m.node(), "--name", m.Name, "--ip", m.Address,
-	}, c.flags(m), more)
+	args := slices.Concat(strings.Fields(line)[1:], []string{"--data-dir", m.node(), "--name", m.Name, "--ip", m.Address}, c.flags(m), more)
 	c.nodes[name] = c.program(m, args)
 	return c.nodes[name].Start()
 }

@@ -37,10 +37,9 @@ func (m *Machine) cleared() {
 
 // left tells what is left behind once nothing runs on the machine, and removes what is the machine's own.
 func (m *Machine) left() error {
-	state := m.state()
 	var found []string
 	for end := time.Now().Add(settle); ; time.Sleep(100 * time.Millisecond) {
-		found = slices.Concat(m.processes(state), m.mounts(state), m.cgroups(), m.links(), sandboxes(state))
+		found = m.Left()
 		if len(found) == 0 || time.Now().After(end) {
 			break
 		}
@@ -50,7 +49,7 @@ func (m *Machine) left() error {
 		errs = append(errs, fmt.Errorf("nodetest: left behind by %s: %s", m.Name, what))
 	}
 	if len(found) == 0 {
-		errs = append(errs, m.removeCgroups(), os.RemoveAll(state))
+		errs = append(errs, m.removeCgroups(), os.RemoveAll(m.state()))
 	}
 	return errors.Join(errs...)
 }

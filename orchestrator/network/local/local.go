@@ -115,3 +115,12 @@ func addressOf(a netip.Addr) *netlink.Addr {
 	}
 	return &netlink.Addr{IPNet: netlink.NewIPNet(a.AsSlice()), Scope: unix.RT_SCOPE_HOST, Flags: flags}
 }
+
+// Take takes addresses away that somebody's Keep gave the machine and could not take away itself.
+func Take(addresses []netip.Addr) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("local: %w", err)
+	}
+	return take(lo, addresses)
+}

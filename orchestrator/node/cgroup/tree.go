@@ -67,6 +67,30 @@ type member struct {
 
 // New makes the tree, or takes up the one that is there.
 func New(cfg Config) (*Tree, error) {
+	t, err := open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.make(); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// Wipe kills all that is in the tree and removes it. It is no error if there is none.
+func Wipe(cfg Config) error {
+	t, err := open(cfg)
+	if err != nil {
+		return err
+	}
+	if err := t.Destroy(); err != nil {
+		return fmt.Errorf("cgroup: the tree %s: %w", t.cfg.Name, err)
+	}
+	return nil
+}
+
+// open is a handle on the tree, which need not be there.
+func open(cfg Config) (*Tree, error) {
 	if cfg.Driver == "" {
 		cfg.Driver = Cgroupfs
 	}
@@ -82,11 +106,7 @@ func New(cfg Config) (*Tree, error) {
 	if cfg.Driver != Cgroupfs && cfg.Driver != Systemd {
 		return nil, fmt.Errorf("cgroup: unknown driver %q: it has to be %s or %s", cfg.Driver, Cgroupfs, Systemd)
 	}
-	t := &Tree{cfg: cfg, log: cfg.Logger, v2: cgroups.IsCgroup2UnifiedMode(), pods: map[types.UID]member{}}
-	if err := t.make(); err != nil {
-		return nil, err
-	}
-	return t, nil
+	return &Tree{cfg: cfg, log: cfg.Logger, v2: cgroups.IsCgroup2UnifiedMode(), pods: map[types.UID]member{}}, nil
 }
 
 // make makes the tree without its pods.
