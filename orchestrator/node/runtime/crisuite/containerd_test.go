@@ -52,7 +52,14 @@ disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.tracing.processor
 `))
 
 // TestContainerd runs the suite on a real containerd.
-func TestContainerd(t *testing.T) {
+func TestContainerd(t *testing.T) { crisuite.Run(t, containerd(t)) }
+
+// BenchmarkContainerd starts pods on a real containerd.
+func BenchmarkContainerd(b *testing.B) { crisuite.Bench(b, containerd(b)) }
+
+// containerd starts a real containerd that ends with the test.
+func containerd(t testing.TB) crisuite.Target {
+	t.Helper()
 	testkit.Root(t)
 	program := servertest.Oracle(t, "containerd")
 	testkit.NoLeaks(t, mark)
@@ -87,11 +94,11 @@ func TestContainerd(t *testing.T) {
 	write("config.toml", text.String(), 0o644)
 	start(t, dir, program)
 	parent := "/" + filepath.Base(dir)
-	crisuite.Run(t, crisuite.Target{Endpoint: "unix://" + dir + "/c.sock", Registry: registry, Handler: "other", CgroupParent: parent, UserNS: true})
+	return crisuite.Target{Endpoint: "unix://" + dir + "/c.sock", Registry: registry, Handler: "other", CgroupParent: parent, UserNS: true}
 }
 
 // start runs containerd until the test ends.
-func start(t *testing.T, dir, program string) {
+func start(t testing.TB, dir, program string) {
 	t.Helper()
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
@@ -117,7 +124,7 @@ func start(t *testing.T, dir, program string) {
 }
 
 // tidy removes what is the caller's, not containerd's, and fails the test for processes that are left.
-func tidy(t *testing.T, dir string) {
+func tidy(t testing.TB, dir string) {
 	commands, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, c := range commands {
 		if line, _ := os.ReadFile(c); strings.Contains(string(line), dir) {
