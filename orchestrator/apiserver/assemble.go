@@ -131,7 +131,7 @@ func (a *API) admission(authorizer rights.Authorizer) (*admission.Chain, error) 
 		&admission.LimitRanger{Lookup: a.objects},
 		&admission.ServiceAccount{Lookup: a.objects},
 		&restriction{objects: a.objects, authorizer: authorizer},
-		&guard{rights.Guard{Policy: a.policy, Authorizer: authorizer}},
+		&guard{rights.Guard{Policy: a.policy, Authorizer: authorizer, Rules: rulesOf(a.objects)}},
 		&signers{rights.Signers{Authorizer: authorizer}},
 		&devices{a.objects, authorizer},
 		admission.TaintNewNodes{},

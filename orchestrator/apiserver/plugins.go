@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 
@@ -15,6 +16,24 @@ import (
 	"github.com/keelson-io/keelson/orchestrator/apiserver/verbs"
 	"github.com/keelson-io/keelson/orchestrator/kinds"
 )
+
+// rulesOf reads the rules of the role that a binding refers to, from the store.
+func rulesOf(objects Objects) func(context.Context, rbacv1.RoleRef, string) ([]rbacv1.PolicyRule, error) {
+	return func(ctx context.Context, ref rbacv1.RoleRef, namespace string) ([]rbacv1.PolicyRule, error) {
+		resource := "roles"
+		if ref.Kind == "ClusterRole" {
+			resource, namespace = "clusterroles", ""
+		}
+		o, err := objects.Get(ctx, schema.GroupResource{Group: rbacv1.GroupName, Resource: resource}, namespace, ref.Name, true)
+		switch o := o.(type) {
+		case *rbacv1.ClusterRole:
+			return o.Rules, err
+		case *rbacv1.Role:
+			return o.Rules, err
+		}
+		return nil, err
+	}
+}
 
 // guard is the admission plugin that keeps users from giving rights that they have not.
 type guard struct{ rights.Guard }

@@ -41,6 +41,9 @@ type Guard struct {
 	Policy *Policy
 	// Authorizer is asked for the verbs "escalate" and "bind".
 	Authorizer Authorizer
+	// Rules returns those that a binding in a namespace, "" for none, would give now. What Policy knows may be a moment old: a
+	// role that was just made would not be found.
+	Rules func(ctx context.Context, ref rbacv1.RoleRef, namespace string) ([]rbacv1.PolicyRule, error)
 }
 
 // all is every right there is.
@@ -101,12 +104,12 @@ func (g *Guard) binding(ctx context.Context, u *request.User, namespace, resourc
 	if resources != "" && g.may(ctx, u, "bind", namespace, resources, ref.Name) {
 		return nil
 	}
-	rules, err := g.Policy.RulesOf(ref, namespace)
-	switch {
-	case err != nil && resources == "":
-		return apierrors.NewBadRequest(err.Error())
-	case err != nil:
-		return apierrors.NewNotFound(schema.GroupResource{Group: rbacv1.GroupName, Resource: resources}, ref.Name)
+	if resources == "" {
+		return apierrors.NewBadRequest(missingRole(ref).Error())
+	}
+	rules, err := g.Rules(ctx, ref, namespace)
+	if err != nil {
+		return err
 	}
 	if err := g.Policy.ConfirmNoEscalation(u, namespace, rules); err != nil {
 		return forbidden(resource, name, err)

@@ -6,12 +6,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/component-helpers/auth/rbac/validation"
 
 	"github.com/keelson-io/keelson/orchestrator/apiserver/request"
@@ -78,15 +80,31 @@ func does(verb, group, resource string, names ...string) rbacv1.PolicyRule {
 
 func TestEscalation(t *testing.T) {
 	p := NewPolicy()
-	g := &Guard{Policy: p, Authorizer: Chain{Privileged{}, p}}
+	var stored []kinds.Object
+	g := &Guard{Policy: p, Authorizer: Chain{Privileged{}, p}, Rules: func(_ context.Context, ref rbacv1.RoleRef, namespace string) ([]rbacv1.PolicyRule, error) {
+		for _, o := range stored {
+			switch o := o.(type) {
+			case *rbacv1.ClusterRole:
+				if ref.Kind == "ClusterRole" && o.Name == ref.Name {
+					return o.Rules, nil
+				}
+			case *rbacv1.Role:
+				if ref.Kind == "Role" && o.Name == ref.Name && o.Namespace == namespace {
+					return o.Rules, nil
+				}
+			}
+		}
+		return nil, apierrors.NewNotFound(schema.GroupResource{Group: rbacv1.GroupName, Resource: strings.ToLower(ref.Kind) + "s"}, ref.Name)
+	}}
 	read := rbacv1.PolicyRule{Verbs: []string{"get", "list"}, APIGroups: []string{"", "apps"}, Resources: []string{"pods", "pods/log"}}
-	p.Set(Defaults()...)
-	p.Set(clusterRole("reader", read), bindUser("bob", "reader"),
+	stored = append(Defaults(), clusterRole("reader", read), bindUser("bob", "reader"),
 		clusterRole("binder", does("bind", rbacv1.GroupName, "clusterroles", "cluster-admin")), bindUser("bob", "binder"),
 		clusterRole("climber", does("escalate", rbacv1.GroupName, "roles", "special")), bindUser("bob", "climber"),
 		&rbacv1.RoleBinding{ObjectMeta: in("ns", "bob"), RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "admin"}, Subjects: []rbacv1.Subject{{Kind: "User", Name: "bob"}}},
 		&rbacv1.Role{ObjectMeta: in("ns", "strong"), Rules: all()},
 	)
+	p.Set(stored...)
+	stored = append(stored, &rbacv1.Role{ObjectMeta: in("ns", "just-made"), Rules: []rbacv1.PolicyRule{read}}) // the policy has not heard of it
 	bob, root := &request.User{Name: "bob", Groups: []string{"g"}}, &request.User{Name: "root", Groups: []string{Masters}}
 	ref := func(kind, name string) rbacv1.RoleRef {
 		return rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: kind, Name: name}
@@ -121,6 +139,7 @@ func TestEscalation(t *testing.T) {
 		{"bind more", bob, bindUser("eve", "system:node"), nil, "clusterrolebindings.rbac.authorization.k8s.io \"eve-system:node\" is forbidden: user \"bob\""},
 		{"bind nothing", bob, bindUser("eve", "nowhere"), nil, `clusterroles.rbac.authorization.k8s.io "nowhere" not found`},
 		{"bind a role of more", bob, &rbacv1.RoleBinding{ObjectMeta: object("x"), RoleRef: ref("Role", "strong")}, nil, `rolebindings.rbac.authorization.k8s.io "x" is forbidden`},
+		{"bind a role that was just made", bob, &rbacv1.RoleBinding{ObjectMeta: object("x"), RoleRef: ref("Role", "just-made")}, nil, ""},
 		{"bind a role that is not there", bob, &rbacv1.RoleBinding{ObjectMeta: object("x"), RoleRef: ref("Role", "none")}, nil, `roles.rbac.authorization.k8s.io "none" not found`},
 		{"bind a thing", bob, &rbacv1.RoleBinding{ObjectMeta: object("x"), RoleRef: ref("Thing", "none")}, nil, `unsupported role reference kind: "Thing"`},
 		{"root binds what is not there", root, bindUser("eve", "nowhere"), nil, ""},

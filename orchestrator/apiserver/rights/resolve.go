@@ -115,23 +115,6 @@ func (p *Policy) RulesFor(u *request.User, namespace string) ([]rbacv1.PolicyRul
 	return rules, utilerrors.NewAggregate(errs)
 }
 
-// RulesOf returns the rules that a role reference of a binding in a namespace gives, "" for a ClusterRoleBinding.
-func (p *Policy) RulesOf(ref rbacv1.RoleRef, namespace string) ([]rbacv1.PolicyRule, error) {
-	key := roleKey{ref.Kind, namespace, ref.Name}
-	if ref.Kind == "ClusterRole" {
-		key.namespace = ""
-	}
-	p.mu.Lock()
-	c := p.cells[key]
-	p.mu.Unlock()
-	if c != nil {
-		if rules := c.rules.Load(); rules != nil {
-			return rules.source, nil
-		}
-	}
-	return nil, missingRole(ref)
-}
-
 // Review answers a SelfSubjectRulesReview. What Privileged allows is in no rule; the default policy has it as one, too.
 func (p *Policy) Review(u *request.User, namespace string) authorizationv1.SubjectRulesReviewStatus {
 	status := authorizationv1.SubjectRulesReviewStatus{
