@@ -3,7 +3,10 @@ module github.com/keelson-io/keelson/peers
 
 go 1.26.0
 
+replace github.com/keelson-io/keelson/peers/platform => ./platform
+
 require (
+	github.com/keelson-io/keelson/peers/platform v0.0.0
 	go.etcd.io/etcd/api/v3 v3.7.3
 	go.etcd.io/etcd/client/v3 v3.7.3
 	go.uber.org/zap v1.27.1

@@ -201,6 +201,9 @@ func (p *watchPrinter) print(ctx context.Context, w *client.Watcher, command []s
 				break
 			}
 			if err := p.run(ctx, command, resp, ev); err != nil {
+				if ctx.Err() != nil { // it was ended with the watch
+					return nil
+				}
 				fmt.Fprintf(p.s.c.errs, "command %q error (%v)\n", command, err)
 				return exit(ExitError, nil)
 			}

@@ -5,11 +5,13 @@ package platform
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -64,4 +66,23 @@ func Start(o Options) (*Platform, error) {
 	case <-time.After(patience):
 		return nil, errors.Join(fmt.Errorf("platform: not ready after %v; see %s", patience, p.Log), p.Kill())
 	}
+}
+
+// ports is how many ports this process has taken.
+var ports atomic.Uint32
+
+// FreePort returns a port of the loopback interface that nobody listens on, and that this process has not had before. It is below
+// those that the system gives to outgoing connections, so that it stays free while whoever owns it is down.
+func FreePort() (int, error) {
+	const first, count = 10_000, 22_000
+	var err error
+	for range 100 {
+		port := first + int((uint32(os.Getpid())*613+ports.Add(1))%count)
+		l, lerr := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
+		if lerr == nil {
+			return port, l.Close()
+		}
+		err = lerr
+	}
+	return 0, fmt.Errorf("platform: no free port: %w", err)
 }

@@ -97,13 +97,14 @@ func (p *Program) end(s syscall.Signal) {
 	}
 }
 
-// FreePort returns a port of the loopback interface that nobody listens on.
+// FreePort returns a port of the loopback interface that nobody listens on, and that no outgoing connection gets.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	_, text, err := net.SplitHostPort(servertest.FreeAddr(t))
 	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	port, err := strconv.Atoi(text)
+	require.NoError(t, err)
+	return port
 }
 
 // WaitReady waits until the API server at a port of the loopback interface says that it is ready.

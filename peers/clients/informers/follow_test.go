@@ -2,6 +2,7 @@ package informers
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -49,6 +50,7 @@ func follow(t *testing.T, kubeconfig string, restart func(inOrder bool)) {
 	lists := counter{lists: map[string]int{}, broken: map[string]int{}}
 	counted.Wrap(lists.count)
 	p := startProgram(t, counted)
+	lists.begin()
 	var w writers
 	for _, resource := range []schema.GroupVersionResource{configMaps, pods, widgets} {
 		w.start(t.Context(), t, config, resource)
@@ -65,6 +67,7 @@ func follow(t *testing.T, kubeconfig string, restart func(inOrder bool)) {
 		relists, broken := lists.of(resource)
 		t.Logf("%s: %d writes acknowledged, %d unclear, %d events, %d relists, %d watches broken as they began", resource.Resource,
 			w.acknowledged(resource), w.unclear(resource), h.len(), relists, broken)
+		require.LessOrEqual(t, broken, 2*restarts, "watches end that nobody broke")
 		require.LessOrEqual(t, relists, broken, "a client that lists anew was not asked to; it was refused %q", lists.said())
 		h.check(t, w.of(resource), relists > 0)
 	}
@@ -142,8 +145,8 @@ func startProgram(t *testing.T, config *rest.Config) *program {
 }
 
 // counter counts how often the objects of a resource were asked for anew: as a list, or as a watch that begins with all. It also
-// counts watches of which a kill took the connection before there was an answer. Reflectors list anew then: they take only a
-// refused connection for a server that will be back.
+// counts watches of which a kill took the connection before there was an answer, or as soon as there was one. Reflectors list anew
+// then: they take only a refused connection for a server that will be back.
 type counter struct {
 	mu     sync.Mutex
 	lists  map[string]int // by the last element of the path
@@ -162,23 +165,64 @@ func (c *counter) count(next http.RoundTripper) http.RoundTripper {
 		resource, q := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:], r.URL.Query()
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		switch anew := q.Get("watch") == "" || q.Get("sendInitialEvents") == "true"; {
+		anew := q.Get("watch") == "" || q.Get("sendInitialEvents") == "true"
+		switch {
 		case err == nil && a.StatusCode != http.StatusOK:
 			c.refused = append(c.refused, a.Status+" "+r.URL.RequestURI())
+			return a, err
 		case anew && err == nil:
 			c.lists[resource]++
 		case !anew && err != nil && !utilnet.IsConnectionRefused(err):
 			c.broken[resource]++
 		}
+		if err == nil && q.Get("watch") != "" {
+			a.Body = &stream{ReadCloser: a.Body, ended: func() { c.breaks(resource) }, begun: time.Now()}
+		}
 		return a, err
 	})
 }
 
-// of returns how often a resource was listed after the first time, and how many watches of it broke as they began.
+func (c *counter) breaks(resource string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.broken[resource]++
+}
+
+// short is how long a watch has to last for a reflector to go on where it ended, rather than to list anew.
+const short = time.Second
+
+// stream is a watch's body. One that ends as soon as it began is broken.
+type stream struct {
+	io.ReadCloser
+	ended func()
+	begun time.Time
+}
+
+func (s *stream) Read(b []byte) (int, error) {
+	n, err := s.ReadCloser.Read(b)
+	if err != nil && s.ended != nil {
+		if time.Since(s.begun) < short {
+			s.ended()
+		}
+		s.ended = nil
+	}
+	return n, err
+}
+
+// begin forgets what was counted: a server that has just come to know a custom resource may end a first watch of it early.
+func (c *counter) begin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.lists)
+	clear(c.broken)
+	c.refused = nil
+}
+
+// of returns how often a resource was listed since then, and how many watches of it broke as they began.
 func (c *counter) of(resource schema.GroupVersionResource) (relists, broken int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.lists[resource.Resource] - 1, c.broken[resource.Resource]
+	return c.lists[resource.Resource], c.broken[resource.Resource]
 }
 
 // said returns the answers that said no.
