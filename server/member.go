@@ -20,6 +20,7 @@ import (
 	"github.com/keelson-io/keelson/raftnode/transport"
 	"github.com/keelson-io/keelson/server/alarm"
 	"github.com/keelson-io/keelson/server/apply"
+	"github.com/keelson-io/keelson/server/autocompact"
 	"github.com/keelson-io/keelson/server/bootstrap"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/errdefs"
@@ -263,12 +264,30 @@ func (m *member) background(ctx context.Context, work *sync.WaitGroup) {
 		m.upkeep.ExpireLeases,
 		m.upkeep.CheckpointLeases,
 		m.upkeep.ClusterVersion,
+		m.autoCompact,
 		func(ctx context.Context) error { return m.upkeep.Relieve(ctx, own, m.quota.Relieved) },
 		func(ctx context.Context) error { m.state.Leases.Run(ctx); return nil },
 		func(ctx context.Context) error { purger.Run(ctx); return nil },
 	} {
 		work.Go(func() { _ = duty(ctx) })
 	}
+}
+
+// autoCompact keeps the history that the configuration asks for.
+func (m *member) autoCompact(ctx context.Context) error {
+	mode := m.cfg.Upkeep.AutoCompaction
+	retention, err := mode.Parse()
+	if err != nil {
+		return err
+	}
+	return autocompact.Run(ctx, autocompact.Config{
+		Revisions: mode.Mode == config.CompactRevision, Retention: retention, Rev: m.state.Store.Rev, IsLeader: m.node.IsLeader,
+		Compact: func(ctx context.Context, rev int64) error {
+			res, err := m.proposer.Do(ctx, &pb.InternalRaftRequest{Compaction: &pb.CompactionRequest{Revision: rev}})
+			return errors.Join(err, res.Err)
+		},
+		Clock: m.env.Clock, Logger: m.env.Logger,
+	})
 }
 
 // peerHandler serves other members.

@@ -31,6 +31,7 @@ type Config struct {
 	Limits    Limits
 	Log       Log
 	Features  Features
+	Upkeep    Upkeep
 	Unsafe    Unsafe
 }
 
@@ -155,6 +156,7 @@ func Default() *Config {
 			RotateConfig: `{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}`,
 		},
 		Features: Features{WatchProgressInterval: 10 * time.Minute, Metrics: "basic"},
+		Upkeep:   Upkeep{AutoCompaction: AutoCompaction{Mode: CompactPeriodic, Retention: "0"}},
 	}
 }
 
@@ -194,7 +196,7 @@ func (c *Config) complete() {
 
 // Validate refuses a configuration that cannot work. It touches nothing.
 func (c *Config) Validate() error {
-	checks := []func() error{c.checkURLs, c.checkTimes, c.checkBackend, c.checkLog}
+	checks := []func() error{c.checkURLs, c.checkTimes, c.checkBackend, c.checkLog, c.checkUpkeep}
 	for _, check := range checks {
 		if err := check(); err != nil {
 			return err

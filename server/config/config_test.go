@@ -70,6 +70,9 @@ func TestParse(t *testing.T) {
 		{name: "freelist", args: []string{"--backend-bbolt-freelist-type=tree"}, wantErr: "must be map or array"},
 		{name: "level", args: []string{"--log-level=loud"}, wantErr: "--log-level"},
 		{name: "logger", args: []string{"--logger=capnslog"}, wantErr: `only "zap" is supported`},
+		{name: "compaction mode", args: []string{"--auto-compaction-mode=yearly"}, wantErr: `unknown auto-compaction-mode "yearly"`},
+		{name: "no compaction mode", args: []string{"--auto-compaction-mode="}, wantErr: "undefined auto-compaction-mode"},
+		{name: "compaction retention", args: []string{"--auto-compaction-retention=-1"}, wantErr: "error parsing CompactionRetention"},
 		{name: "outputs", args: []string{"--log-outputs=default,stdout"}, wantErr: "cannot be combined"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -81,5 +84,37 @@ func TestParse(t *testing.T) {
 			require.NoError(t, err)
 			c.check(t, cfg)
 		})
+	}
+}
+
+func TestAutoCompaction(t *testing.T) {
+	for _, c := range []struct {
+		mode, retention string
+		want            time.Duration // in revision mode a number
+		err             string
+	}{
+		{"periodic", "0", 0, ""},
+		{"periodic", "", 0, ""},
+		{"periodic", "1", time.Hour, ""},
+		{"periodic", "72h", 72 * time.Hour, ""},
+		{"periodic", "5m30s", 330 * time.Second, ""},
+		{"revision", "1000", 1000, ""},
+		{"revision", "0", 0, ""},
+		{"revision", "1h", time.Hour, ""}, // a strange number of revisions, which etcd takes too
+		{"periodic", "-1", 0, "missing unit"},
+		{"periodic", "-1h", 0, "at least"},
+		{"revision", "-1h", 0, "at least"},
+		{"periodic", "1ns", 0, "at least"},
+		{"periodic", "many", 0, "invalid duration"},
+		{"", "1", 0, "undefined auto-compaction-mode"},
+		{"yearly", "1", 0, "unknown auto-compaction-mode"},
+	} {
+		d, err := AutoCompaction{Mode: c.mode, Retention: c.retention}.Parse()
+		if c.err != "" {
+			require.ErrorContains(t, err, c.err, "%+v", c)
+			continue
+		}
+		require.NoError(t, err, "%+v", c)
+		require.Equal(t, c.want, d, "%+v", c)
 	}
 }

@@ -73,6 +73,7 @@ func (c *Config) flags() (fs *pflag.FlagSet, file *string) {
 	c.backendFlags(fs)
 	c.limitFlags(fs)
 	c.logFlags(fs)
+	c.upkeepFlags(fs)
 	return fs, file
 }
 

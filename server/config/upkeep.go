@@ -1,0 +1,73 @@
+package config
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// Upkeep is what the member does by itself.
+type Upkeep struct {
+	AutoCompaction AutoCompaction
+}
+
+// AutoCompaction says what history is kept.
+type AutoCompaction struct {
+	Mode      string // periodic or revision
+	Retention string // see Parse
+}
+
+// The modes of automatic compaction.
+const (
+	CompactPeriodic = "periodic"
+	CompactRevision = "revision"
+)
+
+// Parse reads the retention as etcd does: a number is one of hours in periodic mode and of revisions in the other; anything
+// else is a duration. In revision mode the result is a number of revisions. 0 means that everything is kept.
+func (a AutoCompaction) Parse() (time.Duration, error) {
+	switch a.Mode {
+	case CompactPeriodic, CompactRevision:
+	case "":
+		return 0, fmt.Errorf("undefined auto-compaction-mode")
+	default:
+		return 0, fmt.Errorf("unknown auto-compaction-mode %q", a.Mode)
+	}
+	if a.Retention == "" {
+		return 0, nil
+	}
+	if n, err := strconv.Atoi(a.Retention); err == nil && n >= 0 {
+		if a.Mode == CompactRevision {
+			return time.Duration(n), nil
+		}
+		return a.check(time.Duration(n) * time.Hour)
+	}
+	d, err := time.ParseDuration(a.Retention)
+	if err != nil {
+		return 0, fmt.Errorf("error parsing CompactionRetention: %w", err)
+	}
+	return a.check(d)
+}
+
+// shortest is a period that can be divided into the intervals at which revisions are noted.
+const shortest = 10 * time.Millisecond
+
+func (a AutoCompaction) check(d time.Duration) (time.Duration, error) {
+	if d != 0 && d < shortest {
+		return 0, fmt.Errorf("--auto-compaction-retention must be 0 or at least %v (set to %q)", shortest, a.Retention)
+	}
+	return d, nil
+}
+
+func (c *Config) upkeepFlags(fs *pflag.FlagSet) {
+	a := &c.Upkeep.AutoCompaction
+	fs.StringVar(&a.Mode, "auto-compaction-mode", a.Mode, "Meaning of --auto-compaction-retention: periodic (a time) or revision (a number of revisions).")
+	fs.StringVar(&a.Retention, "auto-compaction-retention", a.Retention, "What history is kept by automatic compaction: hours or a duration, or revisions (0: all).")
+}
+
+func (c *Config) checkUpkeep() error {
+	_, err := c.Upkeep.AutoCompaction.Parse()
+	return err
+}
