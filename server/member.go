@@ -31,6 +31,7 @@ import (
 	"github.com/keelson-io/keelson/server/readgate"
 	"github.com/keelson-io/keelson/server/reconfig"
 	"github.com/keelson-io/keelson/server/replica"
+	"github.com/keelson-io/keelson/server/tlsconfig"
 	"github.com/keelson-io/keelson/server/upkeep"
 	"github.com/keelson-io/keelson/wal"
 )
@@ -86,7 +87,7 @@ func (c cluster) SetVersion(r *membershippb.ClusterVersionSetRequest) error {
 	return nil
 }
 
-func newMember(cfg *config.Config, env bootstrap.Env, boot *bootstrap.Result, fail func(error)) (*member, error) {
+func newMember(cfg *config.Config, env bootstrap.Env, boot *bootstrap.Result, tls *tlsconfig.Side, fail func(error)) (*member, error) {
 	m := &member{cfg: cfg, env: env, boot: boot, stopping: make(chan struct{})}
 	if err := m.openState(); err != nil {
 		return nil, err
@@ -97,7 +98,7 @@ func newMember(cfg *config.Config, env bootstrap.Env, boot *bootstrap.Result, fa
 		ID: boot.MemberID, ClusterID: boot.Members.ClusterID(), LocalURLs: cfg.Listen.AdvertisePeerURLs,
 		Raft: peerRaft{ref, boot.Members}, Snapshots: boot.Snapshots,
 		DialTimeout: time.Second + cfg.Raft.Election, ReadTimeout: cfg.Raft.ReadTimeout, WriteTimeout: cfg.Raft.WriteTimeout,
-		Logger: env.Logger.Named("peers"), Registerer: env.Registerer,
+		TLS: tls.Client, Logger: env.Logger.Named("peers"), Registerer: env.Registerer,
 	}); err != nil {
 		return nil, err
 	}

@@ -2,10 +2,7 @@ package server
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"math"
-	"net"
 	"net/http"
 	"time"
 
@@ -24,136 +21,6 @@ import (
 	"github.com/keelson-io/keelson/server/rpc"
 )
 
-// doors are the listeners of a member and the servers behind them.
-type doors struct {
-	peers, clients, http, metrics []net.Listener
-
-	splitters []*listen.Splitter
-	servers   []*http.Server
-	grpc      *grpc.Server
-}
-
-func openDoors(cfg *config.Config) (*doors, error) {
-	d := &doors{}
-	o := listen.Options{ReusePort: cfg.Listen.ReusePort, ReuseAddress: cfg.Listen.ReuseAddress}
-	for _, want := range []struct {
-		urls []string
-		to   *[]net.Listener
-	}{
-		{cfg.Listen.PeerURLs, &d.peers},
-		{cfg.Listen.ClientURLs, &d.clients},
-		{cfg.Listen.ClientHTTPURLs, &d.http},
-		{cfg.Listen.MetricsURLs, &d.metrics},
-	} {
-		for _, url := range want.urls {
-			l, err := listen.Open(url, o)
-			if err != nil {
-				d.close()
-				return nil, err
-			}
-			*want.to = append(*want.to, l)
-		}
-	}
-	return d, nil
-}
-
-// headerTimeout is how long a request's header may take.
-const headerTimeout = 5 * time.Second
-
-func (d *doors) serveHTTP(l net.Listener, h http.Handler, fail func(error)) {
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: headerTimeout}
-	d.servers = append(d.servers, srv)
-	go func() {
-		if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
-			fail(fmt.Errorf("serving %s: %w", l.Addr(), err))
-		}
-	}()
-}
-
-func (d *doors) servePeers(h http.Handler, fail func(error)) {
-	for _, l := range d.peers {
-		d.serveHTTP(l, h, fail)
-	}
-}
-
-func (d *doors) serveMetrics(h http.Handler, fail func(error)) {
-	for _, l := range d.metrics {
-		d.serveHTTP(l, h, fail)
-	}
-}
-
-// serveClients serves gRPC, and HTTP on the same port unless it has ports of its own.
-func (d *doors) serveClients(g *grpc.Server, h http.Handler, fail func(error)) {
-	d.grpc = g
-	serve := func(l net.Listener) {
-		if err := g.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) && !errors.Is(err, net.ErrClosed) {
-			fail(fmt.Errorf("serving %s: %w", l.Addr(), err))
-		}
-	}
-	for _, l := range d.clients {
-		if len(d.http) > 0 {
-			go serve(l)
-			continue
-		}
-		s := listen.Split(l)
-		d.splitters = append(d.splitters, s)
-		go s.Run()
-		go serve(s.GRPC())
-		d.serveHTTP(s.HTTP(), h, fail)
-	}
-	for _, l := range d.http {
-		d.serveHTTP(l, h, fail)
-	}
-}
-
-// drainClients lets the calls under way end; streams are ended by force when ctx does, or after a moment.
-func (d *doors) drainClients(ctx context.Context) {
-	if d.grpc == nil {
-		return
-	}
-	done := make(chan struct{})
-	go func() {
-		d.grpc.GracefulStop()
-		close(done)
-	}()
-	t := time.NewTimer(drainTimeout)
-	defer t.Stop()
-	select {
-	case <-done:
-	case <-t.C:
-	case <-ctx.Done():
-	}
-	d.grpc.Stop()
-	<-done
-}
-
-// drainTimeout is how long calls under way may take when the member stops. Watches never end by themselves.
-const drainTimeout = 500 * time.Millisecond
-
-func (d *doors) close() {
-	for _, s := range d.servers {
-		_ = s.Close()
-	}
-	for _, s := range d.splitters {
-		_ = s.Close()
-	}
-	for _, ls := range [][]net.Listener{d.peers, d.clients, d.http, d.metrics} {
-		for _, l := range ls {
-			_ = l.Close()
-		}
-	}
-}
-
-// peerClient is for single requests to other members.
-func peerClient() *http.Client {
-	return &http.Client{Transport: &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		ResponseHeaderTimeout: 10 * time.Second,
-		MaxIdleConnsPerHost:   128,
-		IdleConnTimeout:       30 * time.Second,
-	}}
-}
-
 // services are what clients talk to.
 type services struct {
 	grpc    *grpc.Server
@@ -164,6 +31,9 @@ type services struct {
 
 // streamWorkers is how many calls run on goroutines that are kept; more get one of their own.
 const streamWorkers = 128
+
+// prefaceTimeout is how long a gRPC connection may take to begin.
+const prefaceTimeout = 20 * time.Second
 
 // grpcOverhead is what a message may be larger than the request in it, in bytes.
 const grpcOverhead = 512 << 10
@@ -180,6 +50,8 @@ func newServices(cfg *config.Config, m *member, reg *prometheus.Registry) *servi
 	reg.MustRegister(calls)
 	lim := &cfg.Limits
 	g := grpc.NewServer(
+		grpc.Creds(listen.Credentials()),
+		grpc.ConnectionTimeout(prefaceTimeout),
 		grpc.ForceServerCodecV2(rpc.NewCodec()),
 		grpc.ChainUnaryInterceptor(calls.UnaryServerInterceptor(), guard.Unary),
 		grpc.ChainStreamInterceptor(calls.StreamServerInterceptor(), guard.Stream),

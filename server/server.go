@@ -77,11 +77,11 @@ func Start(ctx context.Context, cfg *config.Config, lg *zap.Logger) (*Server, er
 	s := &Server{cfg: cfg, lg: lg, registry: prometheus.NewRegistry(), ready: make(chan struct{}), failed: make(chan struct{})}
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var err error
-	if s.doors, err = openDoors(cfg); err != nil {
+	if s.doors, err = openDoors(cfg, lg); err != nil {
 		return nil, err
 	}
 	env := bootstrap.Env{
-		FS: vfs.OS, Clock: clock.Real, Peers: peerClient(), Logger: lg, Registerer: s.registry,
+		FS: vfs.OS, Clock: clock.Real, Peers: peerClient(s.doors.security.peer), Logger: lg, Registerer: s.registry,
 		OnError: func(err error) { lg.Error("the database cannot be written", zap.Error(err)) },
 	}
 	boot, err := bootstrap.Run(ctx, cfg, env)
@@ -91,7 +91,7 @@ func Start(ctx context.Context, cfg *config.Config, lg *zap.Logger) (*Server, er
 	}
 	background, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
-	if s.member, err = newMember(cfg, env, boot, s.failWith); err != nil {
+	if s.member, err = newMember(cfg, env, boot, s.doors.security.peer, s.failWith); err != nil {
 		cancel()
 		s.doors.close()
 		return nil, errors.Join(err, boot.Close())

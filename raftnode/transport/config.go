@@ -47,7 +47,7 @@ type Config struct {
 	SnapshotStall     time.Duration // 1m: how long no byte of a database may move
 	SnapshotAnswer    time.Duration // 5m: how long the receiver may take to make a database durable
 
-	TLS        *tls.Config           // for https URLs; nil: the system's roots, no certificate
+	TLS        func() *tls.Config    // asked for each connection to an https URL; nil: the system's roots, no certificate
 	Logger     *zap.Logger           // nil: none
 	Registerer prometheus.Registerer // nil: none
 }

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"time"
@@ -43,24 +44,54 @@ func (c *timedConn) Write(p []byte) (int, error) {
 	}
 }
 
+// Dial opens a connection to an address (host:port).
+type Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// handshakeTimeout bounds TLS handshakes.
+const handshakeTimeout = 10 * time.Second
+
+// OverTLS secures the connections that dial opens. config is asked for each; the other side is to have a certificate for the
+// host of its address.
+func OverTLS(dial Dial, config func() *tls.Config) Dial {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		host, _, err := net.SplitHostPort(addr)
+		if err != nil {
+			return nil, err
+		}
+		c, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		cfg := config().Clone()
+		cfg.NextProtos = nil // the protocol is HTTP/1
+		if cfg.ServerName == "" {
+			cfg.ServerName = host
+		}
+		tc := tls.Client(c, cfg)
+		ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+		defer cancel()
+		if err := tc.HandshakeContext(ctx); err != nil {
+			_ = c.Close()
+			return nil, err
+		}
+		return tc, nil
+	}
+}
+
 // roundTripper returns a client for connections with these timeouts.
 func (t *Transport) roundTripper(read, write, header time.Duration, idle int) *http.Transport {
-	tlsConfig := t.cfg.TLS.Clone()
-	if tlsConfig != nil {
-		tlsConfig.NextProtos = nil // the protocol is HTTP/1
-	}
 	dialer := &net.Dialer{Timeout: t.cfg.DialTimeout, KeepAlive: 30 * time.Second}
-	return &http.Transport{
-		Proxy: http.ProxyFromEnvironment,
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			c, err := dialer.DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return &timedConn{Conn: c, read: read, write: write}, nil
-		},
-		TLSClientConfig:       tlsConfig,
-		TLSHandshakeTimeout:   10 * time.Second,
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dialer.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &timedConn{Conn: c, read: read, write: write}, nil
+	}
+	rt := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           dial,
+		TLSHandshakeTimeout:   handshakeTimeout,
 		ResponseHeaderTimeout: header,
 		MaxIdleConnsPerHost:   idle,
 		// Peers close what has been idle for their read timeout: do not use a connection that is about to be closed.
@@ -68,4 +99,9 @@ func (t *Transport) roundTripper(read, write, header time.Duration, idle int) *h
 		ReadBufferSize:  64 << 10,
 		WriteBufferSize: 64 << 10,
 	}
+	if t.cfg.TLS != nil {
+		rt.DialTLSContext = OverTLS(dial, t.cfg.TLS)
+		rt.TLSClientConfig = t.cfg.TLS() // for connections through a proxy
+	}
+	return rt
 }

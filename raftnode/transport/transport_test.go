@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -293,7 +294,13 @@ func TestStalledReader(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
-	secure := func(c *Config) { c.TLS = &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}} }
+	var asked atomic.Int64
+	secure := func(c *Config) {
+		c.TLS = func() *tls.Config {
+			asked.Add(1)
+			return &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}
+		}
+	}
 	a, b := newMember(t, 1, secure), newMember(t, 2, secure)
 	connect(t, a, b)
 	a.tr.Send([]*raftpb.Message{message(raftpb.MsgApp, 1, 2), message(raftpb.MsgHeartbeat, 1, 2)})
@@ -301,6 +308,7 @@ func TestTLS(t *testing.T) {
 	a.tr.SendSnapshot(snapshotMessage(1, 2, 42), io.NopCloser(strings.NewReader("database")), 8)
 	a.awaitSnapshotReport("2 false")
 	require.Equal(t, "database", string(b.snaps.db(42)))
+	require.Greater(t, asked.Load(), int64(2*3), "it is asked for every connection")
 }
 
 func BenchmarkAppends(b *testing.B) {

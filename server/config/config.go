@@ -33,6 +33,7 @@ type Config struct {
 	Features  Features
 	Upkeep    Upkeep
 	Unsafe    Unsafe
+	Security  Security
 }
 
 // Listen is where the member listens and what it tells others.
@@ -196,7 +197,7 @@ func (c *Config) complete() {
 
 // Validate refuses a configuration that cannot work. It touches nothing.
 func (c *Config) Validate() error {
-	checks := []func() error{c.checkURLs, c.checkTimes, c.checkBackend, c.checkLog, c.checkUpkeep}
+	checks := []func() error{c.checkURLs, c.checkSecurity, c.checkTimes, c.checkBackend, c.checkLog, c.checkUpkeep}
 	for _, check := range checks {
 		if err := check(); err != nil {
 			return err
@@ -237,23 +238,21 @@ func (c *Config) checkURLs() error {
 	return nil
 }
 
-// checkURL accepts http://host:port and unix://path; an address to bind must be an IP address or localhost.
+// checkURL accepts http://host:port, unix://path and the same with TLS; an address to bind must be an IP address or localhost.
 func checkURL(s string, bind bool) error {
 	u, err := url.Parse(s)
 	if err != nil {
 		return err
 	}
 	switch u.Scheme {
-	case "http":
-	case "unix":
+	case "http", "https":
+	case "unix", "unixs":
 		if u.Host+u.Path == "" {
 			return fmt.Errorf("URL does not name a socket: %q", s)
 		}
 		return nil
-	case "https":
-		return fmt.Errorf("%q: TLS is not available in this version", s)
 	default:
-		return fmt.Errorf("URL scheme must be http or https: %q", s)
+		return fmt.Errorf("URL scheme must be http, https, unix, or unixs: %q", s)
 	}
 	host, _, err := net.SplitHostPort(u.Host)
 	if err != nil {

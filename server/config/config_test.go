@@ -1,17 +1,30 @@
 package config
 
 import (
+	"crypto/tls"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/keelson-io/keelson/server/tlsconfig"
 )
 
 func TestParse(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "etcd.yaml")
 	require.NoError(t, os.WriteFile(file, []byte("name: filed\nheartbeat-interval: 20\nelection-timeout: 200\nlog-outputs: [stderr]\nbackend-batch-interval: 5000000\npre-vote: false\n"), 0o600))
+	secure := filepath.Join(t.TempDir(), "tls.yaml")
+	require.NoError(t, os.WriteFile(secure, []byte(`
+client-transport-security: {cert-file: c, key-file: k, client-cert-auth: true, trusted-ca-file: ca, allowed-hostname: [h1, h2]}
+peer-transport-security: {auto-tls: true, allowed-cn: [cn], client-cert-file: pc, client-key-file: pk, skip-client-san-verification: true}
+cipher-suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]
+`), 0o600))
+	noObject := filepath.Join(t.TempDir(), "no.yaml")
+	require.NoError(t, os.WriteFile(noObject, []byte("peer-transport-security: on\n"), 0o600))
+	badKey := filepath.Join(t.TempDir(), "key.yaml")
+	require.NoError(t, os.WriteFile(badKey, []byte("client-transport-security: {certfile: x}\n"), 0o600))
 	bad := filepath.Join(t.TempDir(), "bad.yaml")
 	require.NoError(t, os.WriteFile(bad, []byte("nmae: x\n"), 0o600))
 
@@ -53,6 +66,31 @@ func TestParse(t *testing.T) {
 		{name: "existing", args: []string{"--initial-cluster-state=existing"}, check: func(t *testing.T, c *Config) {
 			require.True(t, c.Bootstrap.Existing)
 		}},
+		{name: "TLS", args: []string{"--cert-file=c", "--key-file=k", "--peer-cert-file=pc", "--peer-cert-allowed-cn=a,b", "--client-crl-file=crl",
+			"--listen-peer-urls=https://127.0.0.1:1", "--listen-client-urls=https://127.0.0.1:2,unixs:///s", "--advertise-client-urls=https://h:2"},
+			env: []string{"ETCD_TRUSTED_CA_FILE=ca", "ETCD_TLS_MAX_VERSION=TLS1.3"}, check: func(t *testing.T, c *Config) {
+				require.Equal(t, tlsconfig.Settings{CertFile: "c", KeyFile: "k", TrustedCAFile: "ca", CRLFile: "crl", MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS13}, c.Security.Client)
+				require.Equal(t, tlsconfig.Settings{CertFile: "pc", AllowedCNs: []string{"a", "b"}, MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS13}, c.Security.Peer)
+			}},
+		{name: "TLS in a file", args: []string{"--config-file", secure}, check: func(t *testing.T, c *Config) {
+			suites := []uint16{tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256}
+			require.Equal(t, tlsconfig.Settings{CertFile: "c", KeyFile: "k", TrustedCAFile: "ca", ClientCertAuth: true, AllowedHostnames: []string{"h1", "h2"},
+				MinVersion: tls.VersionTLS12, CipherSuites: suites}, c.Security.Client)
+			require.Equal(t, tlsconfig.Settings{AutoTLS: true, AllowedCNs: []string{"cn"}, ClientCertFile: "pc", ClientKeyFile: "pk", SkipClientSANVerification: true,
+				MinVersion: tls.VersionTLS12, CipherSuites: suites}, c.Security.Peer)
+			require.EqualValues(t, 1, c.Security.SelfSignedYears)
+		}},
+		{name: "no object", args: []string{"--config-file", noObject}, wantErr: "invalid peer-transport-security"},
+		{name: "unknown key of TLS", args: []string{"--config-file", badKey}, wantErr: "certfile"},
+		{name: "https for clients without certificate", args: []string{"--listen-client-urls=https://127.0.0.1:1", "--advertise-client-urls=http://h:1"}, wantErr: "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1"},
+		{name: "unixs without certificate", args: []string{"--listen-client-http-urls=unixs:///s"}, wantErr: "must be provided for client url unixs:///s"},
+		{name: "https for peers without certificate", args: []string{"--listen-peer-urls=https://127.0.0.1:1", "--cert-file=c", "--key-file=k"}, wantErr: "cannot listen on TLS for https://127.0.0.1:1"},
+		{name: "https for metrics without certificate", args: []string{"--listen-metrics-urls=https://127.0.0.1:1", "--peer-auto-tls"}, wantErr: "metrics secure url"},
+		{name: "same port twice", args: []string{"--listen-client-http-urls=https://localhost:2379", "--auto-tls"}, wantErr: "cannot bind both"},
+		{name: "TLS version", args: []string{"--tls-min-version=TLS1.1"}, wantErr: "unexpected TLS version"},
+		{name: "TLS versions", args: []string{"--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"}, wantErr: "greater than max version"},
+		{name: "cipher suite", args: []string{"--cipher-suites=NONE"}, wantErr: "unexpected TLS cipher suite"},
+		{name: "cipher suites of TLS 1.3", args: []string{"--tls-min-version=TLS1.3", "--cipher-suites=TLS_AES_128_GCM_SHA256"}, wantErr: "cannot be configured"},
 		{name: "unknown flag", args: []string{"--nmae=x"}, wantErr: "unknown flag: --nmae"},
 		{name: "no flag", args: []string{"start"}, wantErr: `"start" is not a valid flag`},
 		{name: "unknown key in file", args: []string{"--config-file", bad}, wantErr: `unknown key "nmae"`},
@@ -63,7 +101,6 @@ func TestParse(t *testing.T) {
 		{name: "election too long", args: []string{"--election-timeout=60000"}, wantErr: "too long"},
 		{name: "listen without advertise", args: []string{"--listen-client-urls=http://127.0.0.1:1"}, wantErr: "--advertise-client-urls is required"},
 		{name: "host name to bind", args: []string{"--listen-peer-urls=http://example.com:1"}, wantErr: "expected IP in URL for binding"},
-		{name: "https", args: []string{"--listen-peer-urls=https://127.0.0.1:1"}, wantErr: "TLS is not available"},
 		{name: "scheme", args: []string{"--listen-peer-urls=ftp://127.0.0.1:1"}, wantErr: "scheme"},
 		{name: "no port", args: []string{"--listen-peer-urls=http://127.0.0.1"}, wantErr: "host:port"},
 		{name: "path", args: []string{"--listen-peer-urls=http://127.0.0.1:1/x"}, wantErr: "path"},

@@ -29,7 +29,7 @@ func Parse(args, environ []string) (*Config, error) {
 	if path != "" {
 		c = Default()
 		fs, _ = c.flags()
-		if err := fromFile(fs, path); err != nil {
+		if err := c.fromFile(fs, path); err != nil {
 			return nil, err
 		}
 	} else if err := fromEnv(fs, environ); err != nil {
@@ -72,6 +72,7 @@ func (c *Config) flags() (fs *pflag.FlagSet, file *string) {
 	c.clusterFlags(fs)
 	c.backendFlags(fs)
 	c.limitFlags(fs)
+	c.securityFlags(fs)
 	c.logFlags(fs)
 	c.upkeepFlags(fs)
 	return fs, file
@@ -177,7 +178,7 @@ func fromEnv(fs *pflag.FlagSet, environ []string) error {
 	return err
 }
 
-func fromFile(fs *pflag.FlagSet, path string) error {
+func (c *Config) fromFile(fs *pflag.FlagSet, path string) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("configuration file: %w", err)
@@ -193,6 +194,12 @@ func fromFile(fs *pflag.FlagSet, path string) error {
 	slices.Sort(names)
 	for _, name := range names {
 		if values[name] == nil {
+			continue
+		}
+		if ok, err := c.Security.fromSection(name, values[name]); ok {
+			if err != nil {
+				return fmt.Errorf("configuration file %s: %w", path, err)
+			}
 			continue
 		}
 		f := fs.Lookup(name)

@@ -20,7 +20,7 @@ func TestSplitServesGRPCAndHTTPOnOnePort(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	l, err := Open("http://127.0.0.1:0", Options{ReuseAddress: true, ReusePort: true})
 	require.NoError(t, err)
-	s := Split(l)
+	s := Split(l, Config{Plain: true, GRPC: true, HTTP: true})
 	done := make(chan struct{})
 	go func() { s.Run(); close(done) }()
 

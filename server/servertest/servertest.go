@@ -8,6 +8,7 @@ package servertest
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"os"
@@ -23,6 +24,7 @@ import (
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/keelson-io/keelson/server"
@@ -69,14 +71,18 @@ func (m *Member) Mend(other *Member) {
 // Cluster is some members that know each other.
 type Cluster struct {
 	t       testing.TB
+	tls     *tls.Config // how to connect; nil: without TLS
 	Members []*Member
 	Logger  *zap.Logger // of members in this process that are started from now on; nil is the test's log, if it is verbose
 	made    int         // members that were ever prepared
 }
 
 // New prepares a cluster of so many members without starting them. flags are further server flags.
-func New(t testing.TB, size int, flags ...string) *Cluster {
-	c := &Cluster{t: t}
+func New(t testing.TB, size int, flags ...string) *Cluster { return NewSecure(t, size, nil, flags...) }
+
+// NewSecure is New for members that listen with TLS, if tls, the configuration of their clients, is given.
+func NewSecure(t testing.TB, size int, tls *tls.Config, flags ...string) *Cluster {
+	c := &Cluster{t: t, tls: tls}
 	for range size {
 		c.newMember(flags)
 	}
@@ -106,7 +112,7 @@ func (c *Cluster) newMember(flags []string) *Member {
 	c.made++
 	m := &Member{
 		Name: fmt.Sprintf("m%d", c.made), Dir: filepath.Join(c.t.TempDir(), "data"), Client: FreeAddr(c.t),
-		PeerURL: "http://" + FreeAddr(c.t), Flags: slices.Clone(flags),
+		PeerURL: c.scheme() + FreeAddr(c.t), Flags: slices.Clone(flags),
 	}
 	c.Members = append(c.Members, m)
 	return m
@@ -142,9 +148,16 @@ func FreeAddr(t testing.TB) string {
 	return ""
 }
 
+func (c *Cluster) scheme() string {
+	if c.tls != nil {
+		return "https://"
+	}
+	return "http://"
+}
+
 // Args are the flags that a member is started with.
 func (c *Cluster) Args(m *Member) []string {
-	client := "http://" + m.Client
+	client := c.scheme() + m.Client
 	var initial []string
 	for _, have := range c.Members {
 		initial = append(initial, have.Name+"="+have.PeerURL)
@@ -233,7 +246,11 @@ func (c *Cluster) Addrs() []string {
 // Dial connects to a member.
 func (c *Cluster) Dial(m *Member) *grpc.ClientConn {
 	c.t.Helper()
-	conn, err := grpc.NewClient(m.Client, grpc.WithTransportCredentials(insecure.NewCredentials()),
+	creds := insecure.NewCredentials()
+	if c.tls != nil {
+		creds = credentials.NewTLS(c.tls)
+	}
+	conn, err := grpc.NewClient(m.Client, grpc.WithTransportCredentials(creds),
 		grpc.WithConnectParams(grpc.ConnectParams{ // a member that starts is found soon
 			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.5, MaxDelay: 500 * time.Millisecond},
 			MinConnectTimeout: time.Second,

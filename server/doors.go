@@ -1,0 +1,239 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math"
+	"net"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/raftnode/transport"
+	"github.com/keelson-io/keelson/server/config"
+	"github.com/keelson-io/keelson/server/listen"
+	"github.com/keelson-io/keelson/server/tlsconfig"
+)
+
+const (
+	// headerTimeout is how long a request's header may take.
+	headerTimeout = 5 * time.Second
+	// drainTimeout is how long calls under way may take when the member stops. Watches never end by themselves.
+	drainTimeout = 500 * time.Millisecond
+)
+
+// door is a listener and what comes in at it.
+type door struct {
+	net.Listener
+	where  string // network and address, as given
+	serves listen.Config
+}
+
+// doors are the listeners of a member and the servers behind them.
+type doors struct {
+	peers, clients, metrics []*door
+
+	lg        *zap.Logger
+	security  *security
+	splitters []*listen.Splitter
+	servers   []*http.Server
+	grpc      *grpc.Server
+	overHTTP  *overHTTP
+	streams   uint32 // largest number of streams on one connection
+}
+
+// openDoors takes all addresses, and only then reads or makes certificates.
+func openDoors(cfg *config.Config, lg *zap.Logger) (_ *doors, err error) {
+	d := &doors{lg: lg, streams: cfg.Limits.MaxConcurrentStreams}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	l, o := &cfg.Listen, listen.Options{ReusePort: cfg.Listen.ReusePort, ReuseAddress: cfg.Listen.ReuseAddress}
+	split := len(l.ClientHTTPURLs) > 0
+	for _, want := range []struct {
+		urls   []string
+		to     *[]*door
+		serves listen.Config
+	}{
+		{l.PeerURLs, &d.peers, listen.Config{HTTP: true}},
+		{l.ClientURLs, &d.clients, listen.Config{GRPC: true, HTTP: !split}},
+		{l.ClientHTTPURLs, &d.clients, listen.Config{HTTP: true}},
+		{l.MetricsURLs, &d.metrics, listen.Config{HTTP: true}},
+	} {
+		for _, url := range want.urls {
+			if err := open(want.to, url, want.serves, o); err != nil {
+				return nil, err
+			}
+		}
+	}
+	d.security, err = newSecurity(cfg, clock.Real, lg)
+	return d, err
+}
+
+// open adds a door, or what a URL says to the door that has its address already: a port may have plain connections and TLS.
+func open(doors *[]*door, url string, serves listen.Config, o listen.Options) error {
+	network, addr, secure, err := listen.Address(url)
+	if err != nil {
+		return err
+	}
+	where := network + " " + addr
+	var at *door
+	for _, d := range *doors {
+		if d.where == where && d.serves.GRPC == serves.GRPC {
+			at = d
+		}
+	}
+	if at == nil {
+		l, err := listen.Open(url, o)
+		if err != nil {
+			return err
+		}
+		at = &door{Listener: l, where: where, serves: serves}
+		*doors = append(*doors, at)
+	}
+	if secure {
+		at.serves.TLS = &listen.TLS{}
+	} else {
+		at.serves.Plain = true
+	}
+	return nil
+}
+
+// secure says how TLS connections at a door are to be handled. A certificate that is shown must fit the address that it
+// comes from if that is asked for.
+func (d *doors) secure(at *door, side *tlsconfig.Side, what string, addresses bool, protocols ...string) {
+	if at.serves.TLS == nil {
+		return
+	}
+	at.serves.TLS.Config = side.Server(protocols...)
+	at.serves.TLS.Refused = d.refused("rejected connection on " + what + " endpoint")
+	if addresses && side.ChecksAddresses() && at.Addr().Network() == "tcp" {
+		at.serves.TLS.Check = checkAddress
+	}
+}
+
+func (d *doors) serveHTTP(l net.Listener, h http.Handler, fail func(error)) {
+	srv := &http.Server{
+		Handler: h, ReadHeaderTimeout: headerTimeout, ErrorLog: log.New(io.Discard, "", 0),
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: int(min(d.streams, math.MaxInt32))},
+	}
+	d.servers = append(d.servers, srv)
+	go func() {
+		if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+			fail(fmt.Errorf("serving %s: %w", l.Addr(), err))
+		}
+	}()
+}
+
+// serveHTTPAt serves HTTP alone at a door.
+func (d *doors) serveHTTPAt(at *door, h http.Handler, fail func(error)) {
+	if at.serves.TLS == nil {
+		d.serveHTTP(at.Listener, h, fail)
+		return
+	}
+	d.serveHTTP(d.split(at).HTTP(), h, fail)
+}
+
+func (d *doors) split(at *door) *listen.Splitter {
+	s := listen.Split(at.Listener, at.serves)
+	d.splitters = append(d.splitters, s)
+	go s.Run()
+	return s
+}
+
+func (d *doors) servePeers(h http.Handler, fail func(error)) {
+	for _, at := range d.peers {
+		d.secure(at, d.security.peer, "peer", true, listen.HTTP1)
+		d.serveHTTPAt(at, h, fail)
+	}
+}
+
+func (d *doors) serveMetrics(h http.Handler, fail func(error)) {
+	for _, at := range d.metrics {
+		d.secure(at, d.security.client, "metrics", true, listen.HTTP2, listen.HTTP1)
+		d.serveHTTPAt(at, h, fail)
+	}
+}
+
+// serveClients serves gRPC, and HTTP on the same port unless it has ports of its own.
+func (d *doors) serveClients(g *grpc.Server, h http.Handler, fail func(error)) {
+	d.grpc, d.overHTTP = g, &overHTTP{grpc: g, other: h}
+	serve := func(l net.Listener) {
+		if err := g.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) && !errors.Is(err, net.ErrClosed) {
+			fail(fmt.Errorf("serving %s: %w", l.Addr(), err))
+		}
+	}
+	for _, at := range d.clients {
+		d.secure(at, d.security.client, "client", false, listen.HTTP2, listen.HTTP1)
+		switch {
+		case !at.serves.GRPC:
+			d.serveHTTPAt(at, h, fail)
+		case !at.serves.HTTP && at.serves.TLS == nil:
+			go serve(at.Listener)
+		case !at.serves.HTTP:
+			go serve(d.split(at).GRPC())
+		default:
+			s := d.split(at)
+			go serve(s.GRPC())
+			d.serveHTTP(s.HTTP(), d.overHTTP, fail)
+		}
+	}
+}
+
+// drainClients lets the calls under way end; streams are ended by force when ctx does, or after a moment.
+func (d *doors) drainClients(ctx context.Context) {
+	if d.grpc == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	if !d.overHTTP.drain(ctx) {
+		d.grpc.Stop() // gRPC cannot wait for calls that come over HTTP
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		d.grpc.GracefulStop()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	d.grpc.Stop()
+	<-done
+}
+
+func (d *doors) close() {
+	for _, s := range d.servers {
+		_ = s.Close()
+	}
+	for _, s := range d.splitters {
+		_ = s.Close()
+	}
+	for _, ls := range [][]*door{d.peers, d.clients, d.metrics} {
+		for _, l := range ls {
+			_ = l.Close()
+		}
+	}
+}
+
+// peerClient is for single requests to other members.
+func peerClient(side *tlsconfig.Side) *http.Client {
+	dial := (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}).DialContext
+	return &http.Client{Transport: &http.Transport{
+		DialContext:           dial,
+		DialTLSContext:        transport.OverTLS(dial, side.Client),
+		ResponseHeaderTimeout: 10 * time.Second,
+		MaxIdleConnsPerHost:   128,
+		IdleConnTimeout:       30 * time.Second,
+	}}
+}
