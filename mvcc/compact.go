@@ -3,9 +3,11 @@ package mvcc
 import (
 	"runtime"
 	"sync"
+	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/mvcc/backend"
 	"github.com/keelson-io/keelson/mvcc/index"
 )
@@ -20,8 +22,10 @@ var (
 const maxVisited = 4096
 
 type compaction struct {
-	rev  int64 // 0: nothing to remove, it only waits its turn
-	done chan struct{}
+	rev   int64 // 0: nothing to remove, it only waits its turn
+	prev  int64 // the compact revision before it
+	whole bool  // everything from prev on is still there, so that it can be hashed
+	done  chan struct{}
 }
 
 // Compact makes reads below a revision fail, from the next Publish on, and removes in the background what nobody can read
@@ -30,7 +34,7 @@ type compaction struct {
 // It belongs into a batch, as Write does.
 func (s *Store) Compact(rev int64) (done <-chan struct{}, err error) {
 	s.Begin()
-	c := compaction{rev: rev, done: make(chan struct{})}
+	c := compaction{rev: rev, prev: s.now.compactRev, whole: true, done: make(chan struct{})}
 	switch {
 	case rev <= s.now.compactRev:
 		c.rev, err = 0, ErrCompacted
@@ -121,7 +125,7 @@ func (s *Store) compactor(be *backend.Backend, q *compactQueue) {
 	defer close(q.ended)
 	for {
 		c, ok := q.first()
-		if !ok || c.rev > 0 && !s.compactNow(be, q, c.rev) {
+		if !ok || c.rev > 0 && !s.compactNow(be, q, c) {
 			return
 		}
 		if err := be.Commit(); err != nil {
@@ -131,12 +135,46 @@ func (s *Store) compactor(be *backend.Backend, q *compactQueue) {
 	}
 }
 
-// compactNow removes everything that revisions from rev on do not need. It returns false if it was stopped.
-func (s *Store) compactNow(be *backend.Backend, q *compactQueue, rev int64) bool {
+// rest waits; false when the compactor is to stop.
+func (q *compactQueue) rest(c clock.Clock, d time.Duration) bool {
+	timer := c.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C():
+		return !q.stopped()
+	case <-q.stop:
+		return false
+	}
+}
+
+// compactNow removes everything that revisions from the compaction's on do not need, and keeps the hash of what was there. It
+// returns false if it was stopped.
+func (s *Store) compactNow(be *backend.Backend, q *compactQueue, c compaction) bool {
 	start := s.cfg.Clock.Now()
-	s.pins.drop(rev)
+	var hash KVHash
+	hashed := false
+	if c.whole {
+		if hash, hashed = s.hashCompaction(q, c); q.stopped() {
+			return false
+		}
+	}
+	s.pins.drop(c.rev)
+	removed, ok := s.remove(be, q, c.rev)
+	if !ok {
+		return false
+	}
+	if hashed {
+		s.hashes.put(hash)
+	}
+	s.cfg.Logger.Info("finished compaction", zap.Int64("compact-revision", c.rev), zap.Int("revisions-removed", removed),
+		zap.Uint32("hash", hash.Hash), zap.Duration("took", s.cfg.Clock.Now().Sub(start)))
+	return true
+}
+
+// remove removes, in steps with rests, what a compaction lets go; false if it was stopped.
+func (s *Store) remove(be *backend.Backend, q *compactQueue, rev int64) (removed int, ok bool) {
 	var next string
-	removed, rest := 0, 0
+	rest := 0
 	for more := true; more; {
 		var n int
 		next, n, more = s.compactStep(be, next, rev)
@@ -144,22 +182,16 @@ func (s *Store) compactNow(be *backend.Backend, q *compactQueue, rev int64) bool
 		if rest < s.cfg.CompactionBatchLimit {
 			runtime.Gosched()
 			if q.stopped() {
-				return false
+				return removed, false
 			}
 			continue
 		}
 		rest = 0
-		timer := s.cfg.Clock.NewTimer(s.cfg.CompactionSleep)
-		select {
-		case <-timer.C():
-		case <-q.stop:
-			timer.Stop()
-			return false
+		if !q.rest(s.cfg.Clock, s.cfg.CompactionSleep) {
+			return removed, false
 		}
 	}
-	s.cfg.Logger.Info("finished compaction", zap.Int64("compact-revision", rev), zap.Int("revisions-removed", removed),
-		zap.Duration("took", s.cfg.Clock.Now().Sub(start)))
-	return true
+	return removed, true
 }
 
 // compactStep compacts some entries from a key on. It returns the key to go on with.

@@ -1,7 +1,13 @@
 package mvcc
 
 import (
+	"errors"
+	"hash"
 	"hash/crc32"
+	"slices"
+	"sync"
+
+	"go.uber.org/zap"
 
 	"github.com/keelson-io/keelson/mvcc/backend"
 	"github.com/keelson-io/keelson/mvcc/index"
@@ -20,43 +26,79 @@ func (s *Store) Hash() (hash uint32, rev int64, err error) {
 	return hash, s.Rev(), err
 }
 
+// KVHash is the hash of the key space up to a revision, as of a compaction: two members that have the same revision and the
+// same compact revision have the same hash.
+type KVHash struct {
+	Hash       uint32
+	CompactRev int64 // -1: nothing was compacted
+	Rev        int64
+}
+
 // HashKV is the hash of the key space up to a revision (0: the current one), equal to etcd's: CRC32-Castagnoli over the
 // keys and values of the bucket of revisions, without what a compaction removes, whether it has been removed yet or not.
-// It also returns the compact revision, the revision hashed and the current revision. Errors: ErrCompacted, ErrFutureRev.
-func (s *Store) HashKV(rev int64) (hash uint32, compactRev, hashRev, currentRev int64, err error) {
+// For the revision of a recent compaction it is the hash that the compaction left, see CompactHashes.
+// It also returns the current revision. Errors: ErrCompacted, ErrFutureRev.
+func (s *Store) HashKV(rev int64) (h KVHash, current int64, err error) {
+	if h, ok := s.hashes.at(rev); ok {
+		return h, s.Rev(), nil
+	}
 	t := s.Read()
 	defer t.Close()
 	if t.err != nil {
-		return 0, 0, 0, 0, t.err
+		return KVHash{}, 0, t.err
 	}
 	at := t.at
 	switch {
 	case rev > 0 && rev < at.compactRev:
-		return 0, 0, 0, 0, ErrCompacted
+		return KVHash{}, 0, ErrCompacted
 	case rev > at.rev:
-		return 0, 0, 0, at.rev, ErrFutureRev
+		return KVHash{}, at.rev, ErrFutureRev
 	case rev <= 0:
 		rev = at.rev
 	}
+	k := newKVHasher(at.compactRev, rev)
+	if !keepsAny(at.root, rev) {
+		k.decided = at.compactRev // then etcd hashes what the compaction left
+	}
+	err = t.view.ForEachRev(backend.Rev{}, func(r backend.Rev, tombstone bool, kv []byte) error { return k.add(at.root, r, tombstone, kv) })
+	if errors.Is(err, errHashed) {
+		err = nil
+	}
+	return k.sum(), at.rev, err
+}
+
+// kvHasher hashes revisions that come in order.
+type kvHasher struct {
+	compactRev, rev int64
+	decided         int64 // up to compactRev only that counts which is in force at this revision
+	hash            hash.Hash32
+	key             []byte // scratch
+}
+
+func newKVHasher(compactRev, rev int64) *kvHasher {
 	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
 	h.Write([]byte(backend.Key.String()))
-	decided := rev
-	if !keepsAny(at.root, rev) {
-		decided = at.compactRev // then etcd hashes what the compaction left
-	}
-	var key []byte
-	err = t.view.ForEachRev(backend.Rev{}, func(r backend.Rev, tombstone bool, kv []byte) error {
-		if r.Main > rev ||
-			r.Main <= at.compactRev && !kept(at.root, r, tombstone, kv, decided) ||
-			r.Main == at.compactRev && tombstone {
-			return nil
-		}
-		key = backend.AppendKey(key[:0], r, tombstone)
-		h.Write(key)
-		h.Write(kv)
+	return &kvHasher{compactRev: compactRev, rev: rev, decided: rev, hash: h}
+}
+
+// errHashed ends the walk: what follows is newer.
+var errHashed = errors.New("everything is hashed")
+
+func (k *kvHasher) add(root index.Root, r backend.Rev, tombstone bool, kv KV) error {
+	switch {
+	case r.Main > k.rev:
+		return errHashed
+	case r.Main <= k.compactRev && !kept(root, r, tombstone, kv, k.decided), r.Main == k.compactRev && tombstone:
 		return nil
-	})
-	return h.Sum32(), at.compactRev, rev, at.rev, err
+	}
+	k.key = backend.AppendKey(k.key[:0], r, tombstone)
+	k.hash.Write(k.key)
+	k.hash.Write(kv)
+	return nil
+}
+
+func (k *kvHasher) sum() KVHash {
+	return KVHash{Hash: k.hash.Sum32(), CompactRev: k.compactRev, Rev: k.rev}
 }
 
 // kept says whether a put is what decides about its key at a main revision.
@@ -77,4 +119,92 @@ func keepsAny(root index.Root, rev int64) (any bool) {
 		return !any
 	})
 	return any
+}
+
+// maxHashes is how many hashes of compactions are kept, as in etcd.
+const maxHashes = 10
+
+// hashes are those of recent compactions, in the order of their revisions.
+type hashes struct {
+	mu   sync.Mutex
+	list []KVHash
+}
+
+func (h *hashes) at(rev int64) (KVHash, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	i := slices.IndexFunc(h.list, func(k KVHash) bool { return k.Rev == rev })
+	if i < 0 {
+		return KVHash{}, false
+	}
+	return h.list[i], true
+}
+
+func (h *hashes) put(k KVHash) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.list = append(h.list, k)
+	if len(h.list) > maxHashes {
+		h.list = h.list[1:]
+	}
+}
+
+func (h *hashes) clear() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.list = nil
+}
+
+// CompactHashes are the hashes of the latest compactions (at most ten) since the store was opened, in the order of their
+// revisions: each of the key space up to the revision of the compaction, as the compaction before it had left it. All members
+// compact at the same revisions, so they can be compared at any later time.
+func (s *Store) CompactHashes() []KVHash {
+	s.hashes.mu.Lock()
+	defer s.hashes.mu.Unlock()
+	return slices.Clone(s.hashes.list)
+}
+
+// hashStep is how many revisions are hashed at once; as long as that took nothing is done afterwards.
+const hashStep = 4096
+
+// hashCompaction hashes what a compaction finds, before it removes anything. It is false if it was stopped or failed.
+func (s *Store) hashCompaction(q *compactQueue, c compaction) (KVHash, bool) {
+	s.mu.Lock() // the batch with the compaction has been published when this is got
+	lost := s.lost
+	s.mu.Unlock()
+	k := newKVHasher(c.prev, c.rev)
+	for from, more := (backend.Rev{Main: 1}), !lost; more; {
+		start := s.cfg.Clock.Now()
+		var err error
+		if from, more, err = s.hashSome(k, from); err != nil {
+			s.cfg.Logger.Warn("could not hash the key space before a compaction", zap.Int64("compact-revision", c.rev), zap.Error(err))
+			return KVHash{}, false
+		}
+		if more && !q.rest(s.cfg.Clock, s.cfg.Clock.Now().Sub(start)) {
+			return KVHash{}, false
+		}
+	}
+	return k.sum(), !lost
+}
+
+// hashSome hashes some revisions from one on, and returns the one to go on with. It looks at the present state each time, so
+// that no state is held for long: revisions up to that of the compaction do not change meanwhile.
+func (s *Store) hashSome(k *kvHasher, from backend.Rev) (next backend.Rev, more bool, err error) {
+	view, at, err := s.view()
+	if err != nil {
+		return from, false, err
+	}
+	defer view.Release()
+	n := 0
+	err = view.ForEachRev(from, func(r backend.Rev, tombstone bool, kv []byte) error {
+		if n++; n > hashStep {
+			next, more = r, true
+			return errHashed
+		}
+		return k.add(at.root, r, tombstone, kv)
+	})
+	if errors.Is(err, errHashed) {
+		err = nil
+	}
+	return next, more, err
 }

@@ -58,6 +58,7 @@ type Store struct {
 	now  published // the writer's state; root is unused
 
 	compactions *compactQueue
+	hashes      hashes
 }
 
 // Open reads the index from the file, and takes up a compaction that was under way. attach learns of the leases of keys.
@@ -89,6 +90,7 @@ func Open(be *backend.Backend, cfg Config, attach Attach) (*Store, error) {
 // closes the old backend.
 func (s *Store) Restore(be *backend.Backend, attach Attach) error {
 	s.stopCompactor()
+	s.hashes.clear() // the new state did not make them
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.load(be, attach)

@@ -23,6 +23,7 @@ import (
 	"github.com/keelson-io/keelson/server/autocompact"
 	"github.com/keelson-io/keelson/server/bootstrap"
 	"github.com/keelson-io/keelson/server/config"
+	"github.com/keelson-io/keelson/server/corruption"
 	"github.com/keelson-io/keelson/server/errdefs"
 	"github.com/keelson-io/keelson/server/leasing"
 	"github.com/keelson-io/keelson/server/membership"
@@ -51,6 +52,7 @@ type member struct {
 	leasing   *leasing.Service
 	reconfig  *reconfig.Reconfigurer
 	upkeep    *upkeep.Upkeep
+	checker   *corruption.Checker
 	watches   *watch.Hub
 	elected   atomic.Int64 // when a leader was last elected, in nanoseconds
 	stopping  chan struct{}
@@ -244,6 +246,10 @@ func (m *member) compose() {
 		MemberID: m.boot.MemberID, Proposer: m.proposer, Raft: m.node, Members: members, Leases: m.state.Leases,
 		Peers: m.env.Peers, Timeout: m.cfg.RequestTimeout(), Clock: m.env.Clock, Logger: m.env.Logger,
 	})
+	m.checker = corruption.New(corruption.Config{
+		MemberID: m.boot.MemberID, Members: members, Hasher: m.state.Store, IsLeader: m.node.IsLeader, Gate: m.gate.Wait,
+		Raise: m.upkeep.RaiseCorrupt, Peers: m.env.Peers, Timeout: m.cfg.RequestTimeout(), Clock: m.env.Clock, Logger: m.env.Logger,
+	})
 }
 
 // background starts the duties of the member.
@@ -266,6 +272,8 @@ func (m *member) background(ctx context.Context, work *sync.WaitGroup) {
 		m.upkeep.CheckpointLeases,
 		m.upkeep.ClusterVersion,
 		m.autoCompact,
+		func(ctx context.Context) error { return m.checker.Periodic(ctx, m.cfg.Upkeep.CorruptCheckTime) },
+		m.checkCompactions,
 		func(ctx context.Context) error { return m.upkeep.Relieve(ctx, own, m.quota.Relieved) },
 		func(ctx context.Context) error { m.state.Leases.Run(ctx); return nil },
 		func(ctx context.Context) error { purger.Run(ctx); return nil },
@@ -291,6 +299,14 @@ func (m *member) autoCompact(ctx context.Context) error {
 	})
 }
 
+// checkCompactions compares what compactions left, if that is asked for.
+func (m *member) checkCompactions(ctx context.Context) error {
+	if !m.cfg.Features.Gates.Enabled(config.CompactHashCheck) {
+		return nil
+	}
+	return m.checker.Compactions(ctx, m.cfg.Upkeep.CompactHashCheckTime)
+}
+
 // peerHandler serves other members.
 func (m *member) peerHandler() http.Handler {
 	mux := http.NewServeMux()
@@ -298,6 +314,7 @@ func (m *member) peerHandler() http.Handler {
 	mux.Handle("/raft/", m.transport.Handler())
 	mux.Handle(leasing.RenewPath, m.leasing.Handler())
 	mux.Handle(leasing.RenewPath+"/", m.leasing.Handler())
+	mux.Handle(corruption.Path, m.checker.Handler())
 	mux.Handle("/", membership.NewHandler(membership.HandlerConfig{
 		Cluster: m.boot.Members, Promote: m.reconfig.Promote, Gate: m.gate.Wait, StorageVersion: m.storageVersion, Logger: m.env.Logger,
 	}))

@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/etcd/api/v3/version"
+	"go.uber.org/zap"
 
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/membership"
@@ -12,6 +13,7 @@ import (
 
 // registerMetrics registers what no part of the member owns. Names are etcd's.
 func registerMetrics(reg prometheus.Registerer, cfg *config.Config, m *member) {
+	showGates(reg, cfg.Features.Gates, m.env.Logger)
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "etcd", Subsystem: "server", Name: name, Help: help}, value)
 	}
@@ -30,6 +32,24 @@ func registerMetrics(reg prometheus.Registerer, cfg *config.Config, m *member) {
 		fixed("version", "Which version is running. 1 for 'server_version' label with current version.", "server_version", version.Version),
 		fixed("go_version", "Which Go version server is running with. 1 for 'server_go_version' label with current version.", "server_go_version", runtime.Version()),
 	)
+}
+
+// showGates tells which feature gates are on, and logs those that make no difference here.
+func showGates(reg prometheus.Registerer, gates config.Gates, lg *zap.Logger) {
+	enabled := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: "etcd", Subsystem: "server", Name: "feature_enabled", Help: "Whether or not a feature is enabled. 1 is enabled, 0 is not.",
+	}, []string{"name", "stage"})
+	reg.MustRegister(enabled)
+	for _, k := range gates.All() {
+		on := 0.0
+		if k.Enabled {
+			on = 1
+		}
+		enabled.WithLabelValues(k.Name, k.Stage).Set(on)
+	}
+	for _, why := range gates.Idle() {
+		lg.Info("a feature gate makes no difference", zap.String("gate", why))
+	}
 }
 
 // clientRequests counts requests by their kind and the client's API version.

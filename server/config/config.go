@@ -113,6 +113,7 @@ type Features struct {
 	WatchProgressInterval time.Duration
 	EnablePprof           bool
 	Metrics               string // basic or extensive
+	Gates                 Gates
 }
 
 // Unsafe options trade data for something else.
@@ -157,7 +158,7 @@ func Default() *Config {
 			RotateConfig: `{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}`,
 		},
 		Features: Features{WatchProgressInterval: 10 * time.Minute, Metrics: "basic"},
-		Upkeep:   Upkeep{AutoCompaction: AutoCompaction{Mode: CompactPeriodic, Retention: "0"}},
+		Upkeep:   Upkeep{AutoCompaction: AutoCompaction{Mode: CompactPeriodic, Retention: "0"}, CompactHashCheckTime: time.Minute},
 	}
 }
 

@@ -110,6 +110,16 @@ cipher-suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]
 		{name: "compaction mode", args: []string{"--auto-compaction-mode=yearly"}, wantErr: `unknown auto-compaction-mode "yearly"`},
 		{name: "no compaction mode", args: []string{"--auto-compaction-mode="}, wantErr: "undefined auto-compaction-mode"},
 		{name: "compaction retention", args: []string{"--auto-compaction-retention=-1"}, wantErr: "error parsing CompactionRetention"},
+		{name: "gate", args: []string{"--feature-gates=CompactHashCheck=true"}, check: func(t *testing.T, c *Config) {
+			require.True(t, c.Features.Gates.Enabled(CompactHashCheck))
+			require.False(t, c.Features.Gates.Enabled(InitialCorruptCheck))
+		}},
+		{name: "unknown gate", args: []string{"--feature-gates=Wings=true"}, wantErr: "unrecognized feature gate: Wings"},
+		{name: "gate without value", args: []string{"--feature-gates=CompactHashCheck"}, wantErr: "missing bool value for CompactHashCheck"},
+		{name: "gate with another value", args: []string{"--feature-gates=CompactHashCheck=on"}, wantErr: "invalid value of CompactHashCheck=on"},
+		{name: "gate that needs another", args: []string{"--feature-gates=LeaseCheckpointPersist=true"}, wantErr: "requires enabling feature gate LeaseCheckpoint"},
+		{name: "compact hash check", args: []string{"--compact-hash-check-time=0"}, wantErr: "--compact-hash-check-time must be >0"},
+		{name: "corrupt check", args: []string{"--corrupt-check-time=-1s"}, wantErr: "--corrupt-check-time must not be negative"},
 		{name: "outputs", args: []string{"--log-outputs=default,stdout"}, wantErr: "cannot be combined"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -154,4 +164,27 @@ func TestAutoCompaction(t *testing.T) {
 		require.NoError(t, err, "%+v", c)
 		require.Equal(t, c.want, d, "%+v", c)
 	}
+}
+
+func TestGates(t *testing.T) {
+	on := func(s string) (names []string) {
+		var g Gates
+		require.NoError(t, g.Set(s))
+		for _, k := range g.All() {
+			if k.Enabled {
+				names = append(names, k.Name)
+			}
+		}
+		return names
+	}
+	byDefault := []string{"FastLeaseKeepAlive", "TxnModeWriteWithSharedBuffer"}
+	require.Equal(t, byDefault, on(""))
+	require.Equal(t, append([]string{CompactHashCheck}, byDefault...), on(" CompactHashCheck = 1 ,,FastLeaseKeepAlive=true"))
+	require.Equal(t, []string{"FastLeaseKeepAlive"}, on("AllBeta=false,FastLeaseKeepAlive=true"))
+	require.Len(t, on("AllAlpha=true"), 10)
+	require.NotContains(t, on("AllAlpha=true,CompactHashCheck=false"), CompactHashCheck)
+	var g Gates
+	require.NoError(t, g.Set("LeaseCheckpoint=true,CompactHashCheck=true"))
+	require.Equal(t, "CompactHashCheck=true,LeaseCheckpoint=true", g.String())
+	require.Equal(t, []string{"LeaseCheckpoint: what is left of leases is always recorded"}, g.Idle())
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -10,7 +11,9 @@ import (
 
 // Upkeep is what the member does by itself.
 type Upkeep struct {
-	AutoCompaction AutoCompaction
+	AutoCompaction       AutoCompaction
+	CorruptCheckTime     time.Duration // 0: never
+	CompactHashCheckTime time.Duration // with the gate CompactHashCheck
 }
 
 // AutoCompaction says what history is kept.
@@ -65,9 +68,29 @@ func (c *Config) upkeepFlags(fs *pflag.FlagSet) {
 	a := &c.Upkeep.AutoCompaction
 	fs.StringVar(&a.Mode, "auto-compaction-mode", a.Mode, "Meaning of --auto-compaction-retention: periodic (a time) or revision (a number of revisions).")
 	fs.StringVar(&a.Retention, "auto-compaction-retention", a.Retention, "What history is kept by automatic compaction: hours or a duration, or revisions (0: all).")
+	u := &c.Upkeep
+	fs.DurationVar(&u.CorruptCheckTime, "corrupt-check-time", u.CorruptCheckTime, "Interval at which the leader compares the members' data (0: never).")
+	fs.DurationVar(&u.CompactHashCheckTime, "compact-hash-check-time", u.CompactHashCheckTime, "Interval at which the leader compares what compactions left, with the feature gate CompactHashCheck.")
+	fs.Var(&c.Features.Gates, "feature-gates", "Comma-separated feature gates: "+gateNames()+".")
 }
 
 func (c *Config) checkUpkeep() error {
-	_, err := c.Upkeep.AutoCompaction.Parse()
-	return err
+	if _, err := c.Upkeep.AutoCompaction.Parse(); err != nil {
+		return err
+	}
+	switch {
+	case c.Upkeep.CompactHashCheckTime <= 0:
+		return fmt.Errorf("--compact-hash-check-time must be >0 (set to %v)", c.Upkeep.CompactHashCheckTime)
+	case c.Upkeep.CorruptCheckTime < 0:
+		return fmt.Errorf("--corrupt-check-time must not be negative (set to %v)", c.Upkeep.CorruptCheckTime)
+	}
+	return c.Features.Gates.check()
+}
+
+func gateNames() string {
+	var names []string
+	for _, k := range gates() {
+		names = append(names, fmt.Sprintf("%s=true|false (%s - default=%t)", k.Name, k.Stage, k.Enabled))
+	}
+	return strings.Join(names, ", ")
 }

@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/etcd/api/v3/version"
 	"go.uber.org/zap"
 
+	"github.com/keelson-io/keelson/mvcc"
 	"github.com/keelson-io/keelson/mvcc/backend"
 	"github.com/keelson-io/keelson/server/errdefs"
 )
@@ -28,7 +29,7 @@ type Hasher interface {
 	// Hash covers all buckets, at the current revision.
 	Hash() (hash uint32, rev int64, err error)
 	// HashKV covers the keys up to a revision (0: the current one).
-	HashKV(rev int64) (hash uint32, compactRev, hashRev, currentRev int64, err error)
+	HashKV(rev int64) (h mvcc.KVHash, currentRev int64, err error)
 }
 
 // MaintenanceConfig is what the Maintenance service needs.
@@ -118,15 +119,15 @@ func (s *Maintenance) Hash(context.Context, *pb.HashRequest) (*pb.HashResponse, 
 
 // HashKV is the hash of the keys up to a revision.
 func (s *Maintenance) HashKV(_ context.Context, r *pb.HashKVRequest) (*pb.HashKVResponse, error) {
-	h, compactRev, hashRev, rev, err := s.cfg.Hasher.HashKV(r.Revision)
+	h, rev, err := s.cfg.Hasher.HashKV(r.Revision)
 	if err != nil {
 		return nil, s.cfg.Errors.GRPC(err)
 	}
 	return &pb.HashKVResponse{
 		Header:          s.cfg.Header.Fill(&pb.ResponseHeader{Revision: rev}),
-		Hash:            h,
-		CompactRevision: compactRev,
-		HashRevision:    hashRev,
+		Hash:            h.Hash,
+		CompactRevision: h.CompactRev,
+		HashRevision:    h.Rev,
 	}, nil
 }
 

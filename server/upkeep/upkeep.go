@@ -214,3 +214,10 @@ func (u *Upkeep) Relieve(ctx context.Context, raised, relieved func() bool) erro
 	}
 	return ctx.Err()
 }
+
+// RaiseCorrupt raises the CORRUPT alarm of a member, 0 for the whole cluster: from then on the cluster serves no data.
+func (u *Upkeep) RaiseCorrupt(ctx context.Context, member uint64) error {
+	return u.propose(ctx, &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{
+		MemberID: member, Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_CORRUPT,
+	}})
+}

@@ -73,8 +73,8 @@ func TestHashKV(t *testing.T) {
 		require.NoError(t, err)
 		want := map[int64]string{}
 		for rev := int64(0); rev <= 34; rev++ {
-			if hash, c, at, _, err := st.HashKV(rev); err == nil {
-				want[rev] = strings.Join([]string{strconv.FormatUint(uint64(hash), 10), strconv.FormatInt(at, 10), strconv.FormatInt(c, 10)}, ", ") + "\n"
+			if h, _, err := st.HashKV(rev); err == nil {
+				want[rev] = strings.Join([]string{strconv.FormatUint(uint64(h.Hash), 10), strconv.FormatInt(h.Rev, 10), strconv.FormatInt(h.CompactRev, 10)}, ", ") + "\n"
 			} else {
 				want[rev] = "Error: " + err.Error() + "\n"
 			}
