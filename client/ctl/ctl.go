@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 
@@ -25,7 +26,8 @@ func Command() *cobra.Command {
 		SilenceErrors:      true,
 	}
 	run := func(cmd *cobra.Command, args []string) error {
-		c := &ctl{in: cmd.InOrStdin(), out: cmd.OutOrStdout(), errs: cmd.ErrOrStderr(), environ: os.Environ()}
+		c := &ctl{in: cmd.InOrStdin(), out: cmd.OutOrStdout(), errs: cmd.ErrOrStderr(), environ: os.Environ(),
+			lookupSRV: net.DefaultResolver.LookupSRV}
 		return c.execute(cmd.Context(), args)
 	}
 	cmd.RunE = run
@@ -43,6 +45,7 @@ type ctl struct {
 	out, errs io.Writer
 	environ   []string
 	globals   globals
+	lookupSRV lookupSRV
 	log       *zap.Logger // set by open
 }
 

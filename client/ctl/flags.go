@@ -2,10 +2,7 @@ package ctl
 
 import (
 	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -27,6 +24,7 @@ type globals struct {
 	maxSend, maxRecv                int
 
 	tls                   tlsFlags
+	discovery             discoveryFlags
 	user, password, token string
 }
 
@@ -34,6 +32,7 @@ type globals struct {
 type tlsFlags struct {
 	insecure, skipVerify bool
 	cert, key, cacert    string
+	serverName           string // that servers' certificates must be for; "" is that of their addresses
 }
 
 func (g *globals) register(fs *pflag.FlagSet) {
@@ -52,6 +51,7 @@ func (g *globals) register(fs *pflag.FlagSet) {
 	fs.StringVar(&g.tls.cert, "cert", "", "file of the client's TLS certificate")
 	fs.StringVar(&g.tls.key, "key", "", "file of the client's TLS key")
 	fs.StringVar(&g.tls.cacert, "cacert", "", "file of the certificates that servers' certificates are verified with")
+	g.discovery.register(fs)
 	fs.StringVar(&g.token, "auth-jwt-token", "", "token to authenticate with, instead of --user and --password")
 	fs.StringVar(&g.user, "user", "", "user to authenticate as: name:password, or the name with --password")
 	fs.StringVar(&g.password, "password", "", "the user's password")
@@ -103,7 +103,9 @@ func (g *globals) config(log *zap.Logger) (client.Config, error) {
 	if cfg.Username, cfg.Password, err = credentials("user", g.user, g.password); err != nil {
 		return cfg, err
 	}
-	cfg.TLS, err = g.tls.config()
+	secure := g.tls
+	secure.serverName = g.discovery.serverName()
+	cfg.TLS, err = secure.config()
 	return cfg, err
 }
 
@@ -121,29 +123,13 @@ func credentials(flag, user, password string) (string, string, error) {
 
 // config returns the TLS configuration, or nil for plain connections.
 func (t *tlsFlags) config() (*tls.Config, error) {
-	if t.cert == "" && t.key == "" && t.cacert == "" && t.insecure && !t.skipVerify {
+	if t.cert == "" && t.key == "" && t.cacert == "" && t.serverName == "" && t.insecure && !t.skipVerify {
 		return nil, nil
 	}
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: t.skipVerify}
-	if t.cert != "" || t.key != "" {
-		if t.cert == "" || t.key == "" {
-			return nil, badArgs(fmt.Sprintf("KeyFile and CertFile must both be present[key: %v, cert: %v]", t.key, t.cert))
-		}
-		pair, err := tls.LoadX509KeyPair(t.cert, t.key)
-		if err != nil {
-			return nil, exit(ExitBadArgs, err)
-		}
-		cfg.Certificates = []tls.Certificate{pair}
-	}
-	if t.cacert != "" {
-		pem, err := os.ReadFile(t.cacert)
-		if err != nil {
-			return nil, exit(ExitBadArgs, err)
-		}
-		cfg.RootCAs = x509.NewCertPool()
-		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, exit(ExitBadArgs, errors.New("no certificates in "+t.cacert))
-		}
+	files := client.TLSFiles{CACert: t.cacert, Cert: t.cert, Key: t.key, ServerName: t.serverName, SkipVerify: t.skipVerify}
+	cfg, err := files.Config()
+	if err != nil {
+		return nil, exit(ExitBadArgs, err)
 	}
 	return cfg, nil
 }

@@ -3,6 +3,7 @@ package ctl
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"time"
@@ -41,6 +42,13 @@ func (c *ctl) open(cmd *cobra.Command) (*session, error) {
 	printer, err := newPrinter(g.format, g.hex, c.out, c.errs)
 	if err != nil {
 		return nil, err
+	}
+	found, err := g.discovery.find(cmd.Context(), c.lookupSRV, func(msg string) { fmt.Fprintln(c.errs, msg) })
+	if err != nil {
+		return nil, exit(ExitError, err)
+	}
+	if len(found) > 0 {
+		g.endpoints = found
 	}
 	cfg, err := g.config(c.log)
 	if err != nil {
