@@ -15,6 +15,7 @@ import (
 
 	"github.com/keelson-io/keelson/bench"
 	"github.com/keelson-io/keelson/client"
+	"github.com/keelson-io/keelson/internal/testkit/certs"
 	"github.com/keelson-io/keelson/server/servertest"
 )
 
@@ -194,4 +195,22 @@ func TestLaunchFails(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 	_, err = bench.Launch(context.Background(), dir, 0, "/bin/sh")
 	require.ErrorContains(t, err, "0 members")
+}
+
+// TestTLS runs workloads, one with further clients, on a member that asks for certificates.
+func TestTLS(t *testing.T) {
+	ca := certs.New(t)
+	pair := ca.Issue("server", "server", "127.0.0.1")
+	c := servertest.NewSecure(t, 1, ca.TLS(pair), append(servertest.Quick(), "--cert-file="+pair.Cert, "--key-file="+pair.Key, "--trusted-ca-file="+ca.CA, "--peer-auto-tls")...)
+	c.Run(c.Members[0])
+	c.WaitReady(c.Members...)
+	var err error
+	o := options(c)
+	o.TLS, err = client.TLSFiles{CACert: ca.CA, Cert: pair.Cert, Key: pair.Key}.Config()
+	require.NoError(t, err)
+	for _, name := range []string{"put", "lease-keepalive"} {
+		r := run(t, find(t, name), o, 0)
+		require.Positive(t, r.Ops)
+		require.Zero(t, r.Errors, r.LastError)
+	}
 }

@@ -41,7 +41,9 @@ func Open(ctx context.Context, w Workload, o Options) (_ *Env, err error) {
 	}
 	e := &Env{Options: o, Space: makeSpace(max(o.Keys, 1)), Value: value(o.ValueBytes)}
 	e.end = client.PrefixEnd(e.Space.Prefix)
-	if e.Client, err = client.New(client.Config{Endpoints: o.Endpoints, Connections: o.Connections}); err != nil {
+	cfg := o.client(o.Endpoints)
+	cfg.Connections = o.Connections
+	if e.Client, err = client.New(cfg); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -69,7 +71,7 @@ const sideClients = 4
 func (e *Env) Streams() (s Streams, err error) {
 	eps := e.Options.Endpoints
 	for i := range (sideClients + len(eps) - 1) / len(eps) * len(eps) {
-		c, err := client.New(client.Config{Endpoints: eps[i%len(eps) : i%len(eps)+1]})
+		c, err := client.New(e.Options.client(eps[i%len(eps) : i%len(eps)+1]))
 		if err != nil {
 			return nil, errors.Join(err, s.Close())
 		}

@@ -1,15 +1,21 @@
 package bench
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/keelson-io/keelson/client"
 )
 
 // Options say how a workload is run.
 type Options struct {
 	Endpoints   []string
+	TLS         *tls.Config   // nil: only for https endpoints, with the system's authorities
+	User        string        // to authenticate as
+	Password    string        // of the user
 	Clients     int           // workers: operations that are under way at the same time, at most
 	Connections int           // to each endpoint
 	Duration    time.Duration // of a run, or
@@ -19,6 +25,11 @@ type Options struct {
 	ValueBytes  int
 	Pids        []int     // of the servers, to count their processor time and memory
 	Progress    io.Writer // a line now and then; nil: none
+}
+
+// client is the configuration of a client of some endpoints.
+func (o *Options) client(endpoints []string) client.Config {
+	return client.Config{Endpoints: endpoints, TLS: o.TLS, Username: o.User, Password: o.Password}
 }
 
 // Limits of options, that keep a slip from filling memory.

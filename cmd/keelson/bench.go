@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keelson-io/keelson/bench"
+	"github.com/keelson-io/keelson/client"
 )
 
 // benchFlags are what the bench commands share.
@@ -26,6 +27,8 @@ type benchFlags struct {
 	options bench.Options
 	vs      []string
 	vsPids  []int
+	tls     client.TLSFiles
+	user    string
 	rounds  int
 	json    bool
 	html    string
@@ -50,6 +53,9 @@ Keys are written below the prefix bench/, and left there. The workloads, or "all
 				return err
 			}
 			f.prepare()
+			if err := f.secure(); err != nil {
+				return err
+			}
 			if len(f.vs) > 0 {
 				return f.versus(ctx, cmd.OutOrStdout(), ws)
 			}
@@ -77,8 +83,27 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	fl = cmd.Flags()
 	fl.StringSliceVar(&f.options.Endpoints, "endpoints", []string{"127.0.0.1:2379"}, "the cluster")
 	fl.IntSliceVar(&f.options.Pids, "pids", nil, "process ids of the servers, to count their CPU and memory")
+	fl.StringVar(&f.tls.CACert, "cacert", "", "authorities of the servers' certificates")
+	fl.StringVar(&f.tls.Cert, "cert", "", "certificate to show to the servers")
+	fl.StringVar(&f.tls.Key, "key", "", "its key")
+	fl.BoolVar(&f.tls.SkipVerify, "insecure-skip-tls-verify", false, "take every certificate of servers")
+	fl.StringVar(&f.user, "user", "", "user to authenticate as: name:password")
 	fl.StringSliceVar(&f.vs, "vs", nil, "endpoints of a second cluster to compare with")
 	fl.IntSliceVar(&f.vsPids, "vs-pids", nil, "process ids of its servers")
+}
+
+// secure sets how to connect.
+func (f *benchFlags) secure() (err error) {
+	if f.tls != (client.TLSFiles{}) {
+		if f.options.TLS, err = f.tls.Config(); err != nil {
+			return err
+		}
+	}
+	var ok bool
+	if f.options.User, f.options.Password, ok = strings.Cut(f.user, ":"); !ok && f.user != "" {
+		return errors.New("--user wants name:password")
+	}
+	return nil
 }
 
 // interruptible ends with Ctrl-C or SIGTERM.
