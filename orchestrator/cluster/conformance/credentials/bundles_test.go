@@ -43,15 +43,21 @@ func signer(ns string) string { return "test.test/" + ns }
 func bundle(t *testing.T, name, signer string, labels map[string]string) string {
 	t.Helper()
 	cert := newAuthority(t, name).pem()
+	publish(t, name, signer, cert, labels)
+	return cert
+}
+
+// publish makes a trust bundle.
+func publish(t *testing.T, name, signer, certs string, labels map[string]string) {
+	t.Helper()
 	if signer != "" {
 		name = strings.ReplaceAll(signer, "/", ":") + ":" + name
 	}
 	all := cluster.Client.CertificatesV1().ClusterTrustBundles()
 	_, err := all.Create(t.Context(), &certificatesv1.ClusterTrustBundle{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}, Spec: certificatesv1.ClusterTrustBundleSpec{SignerName: signer, TrustBundle: cert},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}, Spec: certificatesv1.ClusterTrustBundleSpec{SignerName: signer, TrustBundle: certs},
 	}, metav1.CreateOptions{})
 	require.NoError(t, err)
-	return cert
 }
 
 // trusted makes some bundles of the test's signer, and one of another: certificates by the names of the bundles.

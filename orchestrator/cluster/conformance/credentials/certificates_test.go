@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net/url"
 	"testing"
@@ -17,6 +18,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/keelson-io/keelson/orchestrator/cluster/nodetest"
 )
 
 func certificates() behaviours {
@@ -24,6 +27,7 @@ func certificates() behaviours {
 		"Projected PodCertificate MaxExpirationSeconds validations should issue certificate with default life time (24h) when MaxExpirationSeconds is not set": lasting(nil, 24*time.Hour),
 		"Projected PodCertificate MaxExpirationSeconds validations should issue certificate with specified duration (1h) when MaxExpirationSeconds is set":     lasting(ptr.To[int32](3600), time.Hour),
 		"Projected PodCertificate should honor UserAnnotations for SPIFFE URI path":                                                                            annotated,
+		"Projected PodCertificate should allow server and client pods to establish an mTLS connection":                                                         mutual,
 	}
 }
 
@@ -124,4 +128,37 @@ func annotated(t *testing.T, ns string) {
 	cert := issued(t, ns, corev1.PodCertificateProjection{UserAnnotations: map[string]string{pathKey: "/custom-workload"}})
 	require.Len(t, cert.URIs, 1)
 	require.Equal(t, "/custom-workload", cert.URIs[0].Path)
+}
+
+// mutual connects two pods whose certificates are of the same signer, whom both know by its trust bundle.
+func mutual(t *testing.T, ns string) {
+	publish(t, "authority", signer(ns), signing(t, ns).pem(), nil)
+	pod := func(name string, command ...string) *corev1.Pod {
+		pod := projecting([]corev1.VolumeProjection{
+			{PodCertificate: &corev1.PodCertificateProjection{SignerName: signer(ns), KeyType: "ECDSAP256", CredentialBundlePath: "bundle.pem"}},
+			projected(corev1.ClusterTrustBundleProjection{SignerName: ptr.To(signer(ns)), LabelSelector: &metav1.LabelSelector{}}, "ca.pem"),
+		}, command...)
+		pod.Name, pod.Labels = name, map[string]string{"app": name}
+		return pod
+	}
+	_, err := cluster.Client.CoreV1().Services(ns).Create(t.Context(), &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "server"},
+		Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": "server"}, Ports: []corev1.ServicePort{{Port: 443}}},
+	}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	cluster.Started(t, ns, pod("server", "serve", "-https", ":443", "-cert", "/credentials/bundle.pem", "-ca", "/credentials/ca.pem"))
+	cluster.Started(t, ns, pod("client", "sleep"))
+
+	get := func(flags ...string) (string, error) {
+		return cluster.TryExec(t.Context(), ns, "client", "main", append(append([]string{"get"}, flags...), "https://server."+ns+"/identity")...)
+	}
+	cert, ca := []string{"-cert", "/credentials/bundle.pem"}, []string{"-ca", "/credentials/ca.pem"}
+	nodetest.Until(t, "the client is known by its certificate", func() (bool, any) {
+		out, err := get(append(cert, ca...)...)
+		return out == "spiffe://cluster.local/ns/"+ns+"/sa/default\n", fmt.Sprint(out, err)
+	})
+	_, err = get(ca...)
+	require.ErrorContains(t, err, "certificate required", "the server lets in whoever has a certificate")
+	_, err = get(cert...)
+	require.ErrorContains(t, err, "certificate signed by unknown authority", "the client trusts only the signer")
 }

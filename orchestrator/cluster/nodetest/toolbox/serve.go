@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"flag"
 	"fmt"
 	"io"
@@ -25,6 +26,7 @@ import (
 type server struct {
 	name    string
 	failing atomic.Bool // what /healthz and the health service say
+	files   credentials // of its certificate, and of whom it lets in over TLS
 
 	mu   sync.Mutex
 	hits map[string]int // what was asked for: paths, methods with paths, "tcp" and "grpc"
@@ -46,17 +48,18 @@ func (s *server) asked(what string) int {
 func serve(args []string) error {
 	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
 	web := fs.String("http", "", "address to serve HTTP on, such as :8080")
-	secure := fs.String("https", "", "address to serve the same on over TLS, with a certificate of nobody")
+	secure := fs.String("https", "", "address to serve the same on over TLS, with a certificate of nobody unless there is -cert; with -ca clients need one, too")
 	stream := fs.String("tcp", "", "address to serve TCP on: a client gets a line with the server's name and its own address, then an echo")
 	packets := fs.String("udp", "", "address to serve UDP on: a packet is answered with the server's name and the client's address")
 	health := fs.String("grpc", "", "address to serve gRPC's health service on")
 	name := fs.String("name", "", "name of the server (default: the host's)")
 	drain := fs.Duration("drain", 0, "how long to serve after the end was asked for")
 	delay := fs.Duration("delay", 0, "how long to wait before serving")
+	s := &server{files: credentialFlags(fs), hits: map[string]int{}}
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	s := &server{name: *name, hits: map[string]int{}}
+	s.name = *name
 	if s.name == "" {
 		s.name, _ = os.Hostname() // then it has no name
 	}
@@ -85,11 +88,15 @@ func serve(args []string) error {
 func (s *server) http(address string) error { return http.ListenAndServe(address, s.handler()) }
 
 func (s *server) https(address string) error {
+	config, err := s.files.server()
+	if err != nil {
+		return err
+	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return err
 	}
-	server := httptest.Server{Listener: l, Config: &http.Server{Handler: s.handler()}}
+	server := httptest.Server{Listener: l, Config: &http.Server{Handler: s.handler()}, TLS: config}
 	server.StartTLS()
 	select {} // it has no end
 }
@@ -101,6 +108,7 @@ func (s *server) handler() http.Handler {
 	}
 	say("/", func(*http.Request) string { return s.name })
 	say("/client", func(r *http.Request) string { return r.RemoteAddr })
+	say("/identity", identity)
 	say("/header", func(r *http.Request) string { return r.Header.Get(r.FormValue("name")) })
 	say("/sleep", func(r *http.Request) string {
 		d, _ := span(r.FormValue("for")) // without one it does not sleep
@@ -111,7 +119,7 @@ func (s *server) handler() http.Handler {
 	say("/fail", func(*http.Request) string { s.failing.Store(true); return "failing" })
 	say("/heal", func(*http.Request) string { s.failing.Store(false); return "healthy" })
 	say("/get", func(r *http.Request) string { // a request that goes on from here
-		body, err := fetch(r.FormValue("url"), 5*time.Second, "")
+		body, err := fetch(r.FormValue("url"), 5*time.Second, "", nil)
 		if err != nil {
 			return "error: " + err.Error()
 		}
@@ -193,17 +201,23 @@ func netTools() map[string]func([]string) error {
 	}
 }
 
-// get prints what an HTTP server answers: [-n times] [-timeout d] [-host name] URL. Each request has a connection of its own.
+// get prints what an HTTP server answers: [-n times] [-timeout d] [-host name] [-cert file] [-key file] [-ca file] URL. Each
+// request has a connection of its own.
 func get(args []string) error {
 	fs := flag.NewFlagSet("get", flag.ContinueOnError)
 	n := fs.Int("n", 1, "number of requests, one after the other")
 	timeout := fs.Duration("timeout", 5*time.Second, "time for each request")
 	host := fs.String("host", "", "name of the host that is asked for")
+	files := credentialFlags(fs)
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
+	config, err := files.client()
+	if err != nil {
+		return err
+	}
 	for range *n {
-		body, err := fetch(fs.Arg(0), *timeout, *host)
+		body, err := fetch(fs.Arg(0), *timeout, *host, config)
 		if err != nil {
 			return err
 		}
@@ -212,13 +226,13 @@ func get(args []string) error {
 	return nil
 }
 
-func fetch(url string, timeout time.Duration, host string) (string, error) {
+func fetch(url string, timeout time.Duration, host string, config *tls.Config) (string, error) {
 	req, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
 		return "", err
 	}
 	req.Host = host
-	c := &http.Client{Timeout: timeout, Transport: &http.Transport{DisableKeepAlives: true}}
+	c := &http.Client{Timeout: timeout, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: config}}
 	r, err := c.Do(req)
 	if err != nil {
 		return "", err
