@@ -19,7 +19,7 @@ STATIC    = $(if $(findstring /,$(shell $(firstword $(CC)) -print-file-name=libs
 SHIM     := orchestrator/node/shim/program/keelson-shim
 
 .DEFAULT_GOAL := help
-.PHONY: help build up cluster test race stress bench fuzz lint peers generate cross clean
+.PHONY: help build up cluster test race stress bench fuzz lint peers etcd36 generate cross clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,7 +48,7 @@ test: build peers ## run all tests: vet, lint, unit, conformance against the rea
 race: build peers ## run all tests under the race detector
 	$(GO) test -race -tags $(TAGS) -timeout 40m $(PKGS)
 
-stress: build peers ## longer runs: kill -9 loops, linearizability under faults, rolling replacement (about 15 minutes)
+stress: build peers etcd36 ## longer runs: kill -9 loops, linearizability under faults, rolling replacement (about 15 minutes)
 	KEELSON_STRESS=1 $(GO) test -tags $(TAGS) -timeout 60m -count=1 -run 'Stress' $(PKGS)
 
 bench: build peers ## compare with the real etcd, side by side; writes bin/compare.md
@@ -79,6 +79,10 @@ peers: ## build the real etcd, etcdctl, etcdutl, kubectl, helm 3 and 4, containe
 		(cd peers/containerd && CGO_ENABLED=0 $(GO) build -trimpath -o ../../$(BIN)/peers/$$p github.com/containerd/containerd/v2/cmd/$$p) || exit 1; done
 	$(if $(CONTAINERS),cd peers/containerd && CGO_ENABLED=1 $(GO) build -trimpath -tags seccomp -o ../../$(BIN)/peers/runc github.com/opencontainers/runc)
 	cd peers/containerd && CGO_ENABLED=0 $(GO) build -trimpath -o ../../$(BIN)/peers/crictl sigs.k8s.io/cri-tools/cmd/crictl
+
+etcd36: ## build the release of etcd that a cluster can be downgraded to into bin/peers, for the long runs
+	@mkdir -p $(BIN)/peers
+	cd peers/etcd36 && CGO_ENABLED=0 $(GO) build -trimpath -o ../../$(BIN)/peers/etcd36 go.etcd.io/etcd/server/v3
 
 generate: ## regenerate api/*.pb.go (needs protoc and protoc-gen-go)
 	protoc -I api -I $$($(GO) list -m -f '{{.Dir}}' go.etcd.io/raft/v3) --go_out=. --go_opt=module=github.com/keelson-io/keelson \

@@ -75,17 +75,20 @@ func (p peerRaft) IsIDRemoved(id uint64) bool { return p.members.IsRemoved(id) }
 // cluster is the membership as commands change it. The storage version follows the cluster's.
 type cluster struct {
 	*membership.Cluster
-	state func() *replica.State
+	state    func() *replica.State
+	snapshot func() // makes a point in the log from which a restart begins, after the present batch
 }
-
-var storageVersionKey = []byte("storageVersion")
 
 // SetVersion sets the version of the cluster.
 func (c cluster) SetVersion(r *membershippb.ClusterVersionSetRequest) error {
+	before := c.Version()
 	if err := c.Cluster.SetVersion(r); err != nil {
 		return err
 	}
-	c.state().Backend().Put(backend.Meta, storageVersionKey, []byte(c.Version()))
+	if lower, err := membership.NewerVersion(before, c.Version()); err == nil && lower {
+		c.snapshot() // the older program must not see in the log that the version was higher once
+	}
+	replica.SetStorageVersion(c.state().Backend(), c.Version())
 	return nil
 }
 
@@ -151,7 +154,7 @@ func (m *member) newMachine(ref *raftRef, fail func(error)) *replica.Machine {
 	boot := m.boot
 	applier := apply.New(apply.Config{
 		Store: m.state.Store, Leases: m.state.Leases, Alarms: m.state.Alarms, Quota: m.quota,
-		Cluster: cluster{boot.Members, func() *replica.State { return m.state }},
+		Cluster: cluster{boot.Members, func() *replica.State { return m.state }, func() { ref.ForceSnapshot() }},
 		Header: func() *pb.ResponseHeader {
 			return &pb.ResponseHeader{ClusterId: boot.Members.ClusterID(), MemberId: boot.MemberID, RaftTerm: m.node.Term()}
 		},
@@ -271,6 +274,7 @@ func (m *member) background(ctx context.Context, work *sync.WaitGroup) {
 		m.upkeep.ExpireLeases,
 		m.upkeep.CheckpointLeases,
 		m.upkeep.ClusterVersion,
+		func(ctx context.Context) error { return m.upkeep.EndDowngrade(ctx, m.cfg.Upkeep.DowngradeCheckTime) },
 		m.autoCompact,
 		func(ctx context.Context) error { return m.checker.Periodic(ctx, m.cfg.Upkeep.CorruptCheckTime) },
 		m.checkCompactions,
@@ -322,7 +326,7 @@ func (m *member) peerHandler() http.Handler {
 }
 
 func (m *member) storageVersion() string {
-	return string(m.state.Backend().Get(backend.Meta, storageVersionKey))
+	return replica.StorageVersion(m.state.Backend())
 }
 
 // timeoutReason says why a command that was proposed at start may have had no answer.

@@ -100,10 +100,7 @@ func registerServices(g *grpc.Server, cfg *config.Config, m *member) {
 		Backend: func() rpc.Backend { return m.state.Backend() }, Hasher: m.state.Store,
 		Alarms:     func() []*pb.AlarmMember { return m.state.Alarms.Get(pb.AlarmType_NONE) },
 		QuotaBytes: m.quota.Limit(), IsLearner: m.boot.Members.IsLearner, StorageVersion: m.storageVersion,
-		Downgrade: func() *pb.DowngradeInfo {
-			d := m.boot.Members.Downgrade()
-			return &pb.DowngradeInfo{Enabled: d.Enabled, TargetVersion: d.TargetVersion}
-		},
+		Versions: m.boot.Members, Gate: m.gate,
 		MoveLeader: m.moveLeader, Logger: m.env.Logger,
 	}))
 	hs := health.NewServer()

@@ -201,6 +201,9 @@ func (r *Result) openState(cfg *config.Config, env Env, marker *walpb.Snapshot) 
 		return fmt.Errorf("data directory %s: %w", cfg.DataDir, err)
 	}
 	r.Members, err = membership.Load(membership.Config{MaxLearners: cfg.Bootstrap.MaxLearners, Logger: env.Logger, Registerer: env.Registerer}, replica.Tables{Backend: r.Backend})
+	if err == nil { // another program may have left the one behind the other
+		replica.SetStorageVersion(r.Backend, r.Members.Version())
+	}
 	return err
 }
 
@@ -231,17 +234,14 @@ func (r *Result) snapshot(marker *walpb.Snapshot) *raftpb.Snapshot {
 	}}
 }
 
-// Rows of the meta and auth buckets that decide whether this version may open the state.
-var (
-	storageVersionKey = []byte("storageVersion")
-	authEnabledKey    = []byte("authEnabled")
-)
+// authEnabledKey is the row of the auth bucket that decides whether this version may open the state.
+var authEnabledKey = []byte("authEnabled")
 
 // newestStorage is the newest storage version that this version reads.
 const newestStorage = "3.7"
 
 func checkState(be *backend.Backend) error {
-	if v := string(be.Get(backend.Meta, storageVersionKey)); v != "" {
+	if v := replica.StorageVersion(be); v != "" {
 		newer, err := membership.NewerVersion(v, newestStorage)
 		if err != nil {
 			return fmt.Errorf("storage version %q: %w", v, err)

@@ -158,7 +158,7 @@ func Default() *Config {
 			RotateConfig: `{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}`,
 		},
 		Features: Features{WatchProgressInterval: 10 * time.Minute, Metrics: "basic"},
-		Upkeep:   Upkeep{AutoCompaction: AutoCompaction{Mode: CompactPeriodic, Retention: "0"}, CompactHashCheckTime: time.Minute},
+		Upkeep:   Upkeep{AutoCompaction: AutoCompaction{Mode: CompactPeriodic, Retention: "0"}, CompactHashCheckTime: time.Minute, DowngradeCheckTime: 5 * time.Second},
 	}
 }
 

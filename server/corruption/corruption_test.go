@@ -28,8 +28,10 @@ type says struct {
 	down    bool
 }
 
-func (s says) HashKV(int64) (mvcc.KVHash, int64, error) { return s.KVHash, max(s.current, s.Rev), s.err }
-func (s says) CompactHashes() []mvcc.KVHash             { return []mvcc.KVHash{s.KVHash} }
+func (s says) HashKV(int64) (mvcc.KVHash, int64, error) {
+	return s.KVHash, max(s.current, s.Rev), s.err
+}
+func (s says) CompactHashes() []mvcc.KVHash { return []mvcc.KVHash{s.KVHash} }
 
 // stage makes a checker for the first of some members; the others answer as they are told to. alarms are those that were raised,
 // by the numbers of members; -1 is the whole cluster.

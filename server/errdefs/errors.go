@@ -42,6 +42,16 @@ var (
 	ErrBadLeaderTransferee     = errors.New("etcdserver: bad leader transferee")
 )
 
+// Errors of a downgrade of the cluster.
+var (
+	ErrUnknownMethod                 = errors.New("etcdserver: unknown method")
+	ErrClusterVersionUnavailable     = errors.New("etcdserver: cluster version not found during downgrade")
+	ErrWrongDowngradeVersionFormat   = errors.New("etcdserver: wrong downgrade target version format")
+	ErrInvalidDowngradeTargetVersion = errors.New("etcdserver: invalid downgrade target version")
+	ErrDowngradeInProcess            = errors.New("etcdserver: cluster has a downgrade job in progress")
+	ErrNoInflightDowngrade           = errors.New("etcdserver: no inflight downgrade job")
+)
+
 // All lists every error above, for the totality test of the translation tables.
 func All() []error {
 	return []error{
@@ -49,5 +59,7 @@ func All() []error {
 		ErrTimeoutLeaderTransfer, ErrTimeoutWaitAppliedIndex, ErrLeaderChanged, ErrNoLeader, ErrNotLeader,
 		ErrRequestTooLarge, ErrTooManyRequests, ErrNoSpace, ErrCorrupt, ErrKeyNotFound,
 		ErrNotEnoughStartedMembers, ErrLearnerNotReady, ErrUnhealthy, ErrBadLeaderTransferee,
+		ErrUnknownMethod, ErrClusterVersionUnavailable, ErrWrongDowngradeVersionFormat, ErrInvalidDowngradeTargetVersion,
+		ErrDowngradeInProcess, ErrNoInflightDowngrade,
 	}
 }

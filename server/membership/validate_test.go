@@ -229,3 +229,22 @@ func TestDowngradeDone(t *testing.T) {
 	c.downgrade.TargetVersion = "x"
 	require.False(t, c.DowngradeDone(versions("3.6.1")))
 }
+
+func TestCheckDowngrade(t *testing.T) {
+	for in, want := range map[string]string{"3.6": "3.6.0", "3.6.0": "3.6.0", "3.6.7": "3.6.0", "3": "", "": "", "v3.6": "", "3.6.x": ""} {
+		got, err := ParseTarget(in)
+		if require.Equal(t, want, got, in); want == "" {
+			require.ErrorIs(t, err, errdefs.ErrWrongDowngradeVersionFormat)
+		}
+	}
+	c, _ := storedCluster(t)
+	require.ErrorIs(t, c.CheckDowngrade("3.6.0"), errdefs.ErrClusterVersionUnavailable)
+	c.version = ownVersion()
+	require.NoError(t, c.CheckDowngrade("3.6.0"))
+	for _, bad := range []string{"3.5.0", "3.7.0", "2.6.0", "3.8.0"} {
+		require.ErrorIs(t, c.CheckDowngrade(bad), errdefs.ErrInvalidDowngradeTargetVersion)
+	}
+	c.downgrade = DowngradeInfo{"3.6.0", true}
+	require.ErrorIs(t, c.CheckDowngrade("3.6.0"), errdefs.ErrDowngradeInProcess)
+	require.ErrorIs(t, c.CheckDowngrade("3.5.0"), errdefs.ErrInvalidDowngradeTargetVersion)
+}

@@ -80,3 +80,21 @@ func (s *State) replace(be *backend.Backend) error {
 
 // Attach records that a restored key belongs to a lease. A key whose lease is gone belongs to none, as in etcd.
 func (s *State) Attach(key []byte, id int64) { _ = s.Leases.Attach(lease.ID(id), key) }
+
+var storageVersionKey = []byte("storageVersion")
+
+// StorageVersion is the version that the files are for, "" if that was never recorded.
+func StorageVersion(be *backend.Backend) string {
+	return string(be.Get(backend.Meta, storageVersionKey))
+}
+
+// firstStorageVersion is the first version that records the version of its files.
+const firstStorageVersion = "3.6.0"
+
+// SetStorageVersion records that the files are for a version of the cluster. All versions since the first store the same, so
+// nothing else changes. Older versions are not recorded; a cluster has one (3.0) before all of its members are known, too.
+func SetStorageVersion(be *backend.Backend, cluster string) {
+	if older, err := membership.NewerVersion(firstStorageVersion, cluster); err == nil && !older && cluster != StorageVersion(be) {
+		be.Put(backend.Meta, storageVersionKey, []byte(cluster))
+	}
+}

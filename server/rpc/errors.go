@@ -50,6 +50,13 @@ func translation() map[error]error {
 		errdefs.ErrCorrupt:                    rpctypes.ErrGRPCCorrupt,
 		errdefs.ErrBadLeaderTransferee:        rpctypes.ErrGRPCBadLeaderTransferee,
 
+		errdefs.ErrUnknownMethod:                 status.Error(codes.Unknown, errdefs.ErrUnknownMethod.Error()),
+		errdefs.ErrClusterVersionUnavailable:     rpctypes.ErrGRPCClusterVersionUnavailable,
+		errdefs.ErrWrongDowngradeVersionFormat:   rpctypes.ErrGRPCWrongDowngradeVersionFormat,
+		errdefs.ErrInvalidDowngradeTargetVersion: rpctypes.ErrGRPCInvalidDowngradeTargetVersion,
+		errdefs.ErrDowngradeInProcess:            rpctypes.ErrGRPCDowngradeInProcess,
+		errdefs.ErrNoInflightDowngrade:           rpctypes.ErrGRPCNoInflightDowngrade,
+
 		lease.ErrLeaseNotFound:    rpctypes.ErrGRPCLeaseNotFound,
 		lease.ErrLeaseExists:      rpctypes.ErrGRPCLeaseExist,
 		lease.ErrLeaseTTLTooLarge: rpctypes.ErrGRPCLeaseTTLTooLarge,

@@ -44,7 +44,8 @@ type MaintenanceConfig struct {
 	QuotaBytes     int64
 	IsLearner      func() bool
 	StorageVersion func() string
-	Downgrade      func() *pb.DowngradeInfo
+	Versions       Versions
+	Gate           ReadGate
 	MoveLeader     func(ctx context.Context, target uint64) error
 	Logger         *zap.Logger
 }
@@ -86,8 +87,9 @@ func (s *Maintenance) Status(context.Context, *pb.StatusRequest) (*pb.StatusResp
 		IsLearner:        s.cfg.IsLearner(),
 		StorageVersion:   s.cfg.StorageVersion(),
 		DbSizeQuota:      s.cfg.QuotaBytes,
-		DowngradeInfo:    s.cfg.Downgrade(),
 	}
+	d := s.cfg.Versions.Downgrade()
+	resp.DowngradeInfo = &pb.DowngradeInfo{Enabled: d.Enabled, TargetVersion: d.TargetVersion}
 	if resp.Leader == 0 {
 		resp.Errors = append(resp.Errors, errdefs.ErrNoLeader.Error())
 	}

@@ -185,12 +185,27 @@ func (u *Upkeep) decideVersion(ctx context.Context) {
 	if err == nil && ver != "" {
 		err = u.propose(ctx, &pb.InternalRaftRequest{ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: ver}})
 	}
-	if err == nil && u.cfg.Members.DowngradeDone(all) {
-		err = u.propose(ctx, &pb.InternalRaftRequest{DowngradeInfoSet: &membershippb.DowngradeInfoSetRequest{Enabled: false}})
-	}
 	if err != nil && ctx.Err() == nil {
 		u.cfg.Logger.Warn("could not set the cluster version", zap.Error(err))
 	}
+}
+
+// EndDowngrade makes the leader end a downgrade, soon after all members run at its target. interval 0: never.
+func (u *Upkeep) EndDowngrade(ctx context.Context, interval time.Duration) error {
+	if interval == 0 {
+		return nil
+	}
+	for u.pause(ctx, interval) {
+		if !u.cfg.Raft.IsLeader() || !u.cfg.Members.Downgrade().Enabled || !u.cfg.Members.DowngradeDone(u.cfg.Members.AllVersions(ctx, u.cfg.Peers)) {
+			continue
+		}
+		u.cfg.Logger.Info("the cluster has been downgraded", zap.String("cluster-version", u.cfg.Members.Version()))
+		err := u.propose(ctx, &pb.InternalRaftRequest{DowngradeInfoSet: &membershippb.DowngradeInfoSetRequest{Enabled: false}})
+		if err != nil {
+			u.cfg.Logger.Warn("could not end the downgrade, trying again", zap.Error(err))
+		}
+	}
+	return ctx.Err()
 }
 
 // reliefInterval is how often a member looks whether its own NOSPACE alarm is out of date.
