@@ -73,7 +73,8 @@ func newServices(cfg *config.Config, m *member, reg *prometheus.Registry) *servi
 		Metrics: reg, ClusterVersion: m.boot.Members.Version, StorageVersion: m.storageVersion, Pprof: cfg.Features.EnablePprof,
 	}
 	registerMetrics(reg, cfg, m)
-	return &services{grpc: g, http: httpapi.NewClient(api), metrics: httpapi.NewMetrics(api), guard: guard}
+	access := httpapi.Access{Hosts: cfg.Security.HostWhitelist, Origins: cfg.Security.CORS, Logger: m.env.Logger}
+	return &services{grpc: g, http: access.Wrap(httpapi.NewClient(api)), metrics: httpapi.NewMetrics(api), guard: guard}
 }
 
 func registerServices(g *grpc.Server, cfg *config.Config, m *member) {

@@ -30,7 +30,9 @@ import (
 func httpsGet(cfg *tls.Config, url string) (proto string, status int, err error) {
 	tr := &http.Transport{TLSClientConfig: cfg, ForceAttemptHTTP2: true}
 	if path, ok := strings.CutPrefix(url, "unixs:"); ok {
-		tr.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "unix", path) }
+		tr.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", path)
+		}
 		url = "https://localhost/health"
 	}
 	defer tr.CloseIdleConnections()

@@ -80,6 +80,12 @@ cipher-suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]
 				MinVersion: tls.VersionTLS12, CipherSuites: suites}, c.Security.Peer)
 			require.EqualValues(t, 1, c.Security.SelfSignedYears)
 		}},
+		{name: "hosts and origins", args: []string{"--cors=http://a:1,https://b", "--host-whitelist=c,d"}, check: func(t *testing.T, c *Config) {
+			require.Equal(t, []string{"http://a:1", "https://b"}, c.Security.CORS)
+			require.Equal(t, []string{"c", "d"}, c.Security.HostWhitelist)
+		}},
+		{name: "origin without scheme", args: []string{"--cors=a:1"}, wantErr: "--cors"},
+		{name: "origin with path", args: []string{"--cors=http://a:1/x"}, wantErr: "must not contain a path"},
 		{name: "no object", args: []string{"--config-file", noObject}, wantErr: "invalid peer-transport-security"},
 		{name: "unknown key of TLS", args: []string{"--config-file", badKey}, wantErr: "certfile"},
 		{name: "https for clients without certificate", args: []string{"--listen-client-urls=https://127.0.0.1:1", "--advertise-client-urls=http://h:1"}, wantErr: "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1"},

@@ -13,12 +13,14 @@ import (
 	"github.com/keelson-io/keelson/server/tlsconfig"
 )
 
-// Security is TLS: for clients, and between members.
+// Security is TLS, for clients and between members, and which HTTP requests are answered.
 type Security struct {
 	Client, Peer           tlsconfig.Settings
 	SelfSignedYears        uint // how long certificates are valid that are made automatically
 	CipherSuites           []string
 	MinVersion, MaxVersion string
+	CORS                   []string // origins whose pages may read answers; "*" or none: all
+	HostWhitelist          []string // hosts that plain HTTP requests may be for; "*" or none: all
 }
 
 func (c *Config) securityFlags(fs *pflag.FlagSet) {
@@ -47,6 +49,9 @@ func (c *Config) securityFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&p.SkipClientSANVerification, "peer-skip-client-san-verification", false, "Take members' certificates from other addresses than they are made for.")
 	fs.StringVar(&s.MinVersion, "tls-min-version", "TLS1.2", "Lowest TLS version: TLS1.2 or TLS1.3.")
 	fs.StringVar(&s.MaxVersion, "tls-max-version", "", "Highest TLS version: TLS1.2 or TLS1.3 (default: the newest).")
+	s.CORS, s.HostWhitelist = []string{"*"}, []string{"*"}
+	fs.Var(list{&s.CORS}, "cors", "Comma-separated origins (scheme://host:port) whose pages may read answers over HTTP (\"*\": all).")
+	fs.Var(list{&s.HostWhitelist}, "host-whitelist", "Comma-separated host names that HTTP requests without TLS may be for (\"*\": all).")
 }
 
 // section is client-transport-security or peer-transport-security in a file.
@@ -122,7 +127,31 @@ func (c *Config) checkSecurity() error {
 			}
 		}
 	}
+	if err := checkOrigins(s.CORS); err != nil {
+		return err
+	}
 	return c.checkSplit()
+}
+
+// checkOrigins refuses what no page's origin can be.
+func checkOrigins(origins []string) error {
+	for _, o := range origins {
+		if o == "*" {
+			continue
+		}
+		u, err := url.Parse(o)
+		switch {
+		case err != nil:
+			return fmt.Errorf("--cors: %w", err)
+		case u.Scheme != "http" && u.Scheme != "https":
+			return fmt.Errorf("--cors: URL scheme must be http or https: %s", o)
+		case u.Host == "":
+			return fmt.Errorf("--cors: URL must have a host: %s", o)
+		case u.Path != "":
+			return fmt.Errorf("--cors: URL must not contain a path: %s", o)
+		}
+	}
+	return nil
 }
 
 // checkSplit refuses an address that is to serve both gRPC alone and HTTP alone.

@@ -205,3 +205,45 @@ func TestTLSRefusalsAreEtcds(t *testing.T) {
 		require.Error(t, err, "%v", flags)
 	}
 }
+
+// TestAccessIsEtcds compares which hosts and origins are answered over plain HTTP.
+func TestAccessIsEtcds(t *testing.T) {
+	real := servertest.Oracle(t, "etcd")
+	for _, flags := range [][]string{nil, {"--cors=http://o:1,https://p:2", "--host-whitelist=a,b"}} {
+		answers := func(program string) (out []string) {
+			c := servertest.New(t, 1, append(servertest.Quick(), flags...)...)
+			m := c.Members[0]
+			if program == "" {
+				c.Run(m)
+			} else {
+				c.RunProgram(m, program)
+			}
+			c.WaitReady(m)
+			tr := &http.Transport{}
+			defer tr.CloseIdleConnections()
+			for _, method := range []string{http.MethodGet, http.MethodOptions, http.MethodPost} {
+				for _, host := range []string{"a", "b:1", "c", ""} {
+					for _, origin := range []string{"", "http://o:1", "http://other:1"} {
+						r, err := http.NewRequest(method, "http://"+m.Client+"/health", nil)
+						require.NoError(t, err)
+						r.Host = host
+						if origin != "" {
+							r.Header.Set("Origin", origin)
+						}
+						resp, err := tr.RoundTrip(r)
+						require.NoError(t, err)
+						require.NoError(t, resp.Body.Close())
+						line := fmt.Sprint(method, " ", host, " ", origin, " ", resp.StatusCode)
+						for _, h := range []string{"Methods", "Origin", "Headers"} {
+							line += " " + resp.Header.Get("Access-Control-Allow-"+h)
+						}
+						out = append(out, line)
+					}
+				}
+			}
+			c.Stop(m)
+			return out
+		}
+		require.Equal(t, answers(real), answers(""))
+	}
+}

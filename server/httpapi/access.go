@@ -1,0 +1,61 @@
+package httpapi
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+
+	"go.uber.org/zap"
+)
+
+// Access says which HTTP requests of clients are answered, beside what TLS says.
+type Access struct {
+	// Hosts are the host names that requests without TLS may be for; with "*" in it, or empty, all are. A browser that was
+	// lured to a name that resolves to this member sends that name (DNS rebinding, CVE-2018-5702).
+	Hosts []string
+	// Origins are the origins whose pages may read answers (CORS); with "*" in it, or empty, all may.
+	Origins []string
+	Logger  *zap.Logger
+}
+
+// Wrap makes a handler that answers what is allowed. It answers OPTIONS itself.
+func (a Access) Wrap(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if host := hostname(r); r.TLS == nil && !has(a.Hosts, host) {
+			a.Logger.Warn("rejecting HTTP request to prevent DNS rebinding attacks", zap.String("host", host))
+			http.Error(w, fmt.Sprintf("This member does not answer plain HTTP requests for the host %q. Use TLS, or start it with --host-whitelist=%q.", host, host),
+				http.StatusMisdirectedRequest)
+			return
+		}
+		switch origin := r.Header.Get("Origin"); {
+		case has(a.Origins, "*"):
+			allowOrigin(w.Header(), "*")
+		case has(a.Origins, origin):
+			allowOrigin(w.Header(), origin)
+		}
+		if r.Method == http.MethodOptions {
+			w.WriteHeader(http.StatusOK)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func has(list []string, v string) bool {
+	return len(list) == 0 || slices.Contains(list, "*") || slices.Contains(list, v)
+}
+
+// hostname is the host that a request is for, without a port.
+func hostname(r *http.Request) string {
+	if h, _, err := net.SplitHostPort(r.Host); err == nil {
+		return h
+	}
+	return r.Host
+}
+
+func allowOrigin(h http.Header, origin string) {
+	h.Add("Access-Control-Allow-Methods", "POST, GET, OPTIONS, PUT, DELETE")
+	h.Add("Access-Control-Allow-Origin", origin)
+	h.Add("Access-Control-Allow-Headers", "accept, content-type, authorization")
+}
