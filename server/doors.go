@@ -120,10 +120,18 @@ func (d *doors) secure(at *door, side *tlsconfig.Side, what string, addresses bo
 	}
 }
 
-func (d *doors) serveHTTP(l net.Listener, h http.Handler, fail func(error)) {
+// serveHTTP serves HTTP at a listener, which may be the part of one that is shared with gRPC; see listen.Splitter.HTTP.
+func (d *doors) serveHTTP(l net.Listener, shared bool, h http.Handler, fail func(error)) {
 	srv := &http.Server{
 		Handler: h, ReadHeaderTimeout: headerTimeout, ErrorLog: log.New(io.Discard, "", 0),
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: int(min(d.streams, math.MaxInt32))},
+	}
+	srv.Protocols = new(http.Protocols)
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetHTTP2(true)
+	if shared {
+		srv.Protocols.SetUnencryptedHTTP2(true)
+		srv.ConnContext = connContext
 	}
 	d.servers = append(d.servers, srv)
 	go func() {
@@ -136,10 +144,10 @@ func (d *doors) serveHTTP(l net.Listener, h http.Handler, fail func(error)) {
 // serveHTTPAt serves HTTP alone at a door.
 func (d *doors) serveHTTPAt(at *door, h http.Handler, fail func(error)) {
 	if at.serves.TLS == nil {
-		d.serveHTTP(at.Listener, h, fail)
+		d.serveHTTP(at.Listener, false, h, fail)
 		return
 	}
-	d.serveHTTP(d.split(at).HTTP(), h, fail)
+	d.serveHTTP(d.split(at).HTTP(), false, h, fail)
 }
 
 func (d *doors) split(at *door) *listen.Splitter {
@@ -183,7 +191,7 @@ func (d *doors) serveClients(g *grpc.Server, h http.Handler, fail func(error)) {
 		default:
 			s := d.split(at)
 			go serve(s.GRPC())
-			d.serveHTTP(s.HTTP(), d.overHTTP, fail)
+			d.serveHTTP(s.HTTP(), true, d.overHTTP, fail)
 		}
 	}
 }

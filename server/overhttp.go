@@ -2,11 +2,15 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
 
 	"google.golang.org/grpc"
+
+	"github.com/keelson-io/keelson/server/listen"
 )
 
 // overHTTP passes gRPC requests on that come over an HTTP/2 connection of the HTTP server: those of clients that speak
@@ -20,8 +24,22 @@ type overHTTP struct {
 	running sync.WaitGroup // gRPC requests; added to under mu while not closed
 }
 
+// stateKey is the key of a connection's TLS state that net/http does not know of.
+type stateKey struct{}
+
+// connContext keeps a connection's TLS state for ServeHTTP.
+func connContext(ctx context.Context, c net.Conn) context.Context {
+	if s := listen.State(c); s != nil {
+		return context.WithValue(ctx, stateKey{}, s)
+	}
+	return ctx
+}
+
 // ServeHTTP implements http.Handler.
 func (o *overHTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if s, ok := r.Context().Value(stateKey{}).(*tls.ConnectionState); ok {
+		r.TLS = s
+	}
 	if r.ProtoMajor != 2 || !strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
 		o.other.ServeHTTP(w, r)
 		return

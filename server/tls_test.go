@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -60,7 +61,7 @@ func TestTLS(t *testing.T) {
 	metrics, socket := servertest.FreeAddr(t), filepath.Join(t.TempDir(), "s")
 	c := servertest.NewSecure(t, 3, ca.TLS(alice), append(servertest.Quick(), secureFlags(ca, pair)...)...)
 	m := c.Members[0]
-	m.Flags = append(m.Flags, "--listen-metrics-urls=https://"+metrics,
+	m.Flags = append(m.Flags, "--host-whitelist=localhost", "--listen-metrics-urls=https://"+metrics,
 		"--listen-client-urls=https://"+m.Client+",http://"+m.Client+",unixs://"+socket)
 	for _, m := range c.Members {
 		c.Run(m)
@@ -94,9 +95,18 @@ func TestTLS(t *testing.T) {
 	_, _, err := httpsGet(ca.TLS(alice), m.PeerURL+"/version")
 	require.NoError(t, err)
 
+	// Load balancers speak HTTP/2 alone. What they ask is not for a plain host.
+	alone := &http.Transport{TLSClientConfig: ca.TLS(alice), Protocols: new(http.Protocols)}
+	alone.Protocols.SetHTTP2(true)
+	defer alone.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: alone, Timeout: time.Minute}).Get("https://" + m.Client + "/health")
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, "200 HTTP/2.0", fmt.Sprint(resp.StatusCode, " ", resp.Proto))
+
 	// The same port has plain connections.
 	status, _ := get(t, c, m, "/health")
-	require.Equal(t, http.StatusOK, status)
+	require.Equal(t, http.StatusMisdirectedRequest, status, "for another host than is allowed")
 
 	// A member comes back with another certificate, of an authority that the others have learnt meanwhile.
 	next := certs.New(t)

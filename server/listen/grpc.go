@@ -17,7 +17,7 @@ type handshaken struct{}
 
 // ServerHandshake tells gRPC how a connection is secured.
 func (handshaken) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	tc, ok := c.(*tls.Conn)
+	tc, ok := c.(interface{ ConnectionState() tls.ConnectionState })
 	if !ok {
 		return c, nil, nil
 	}

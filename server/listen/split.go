@@ -48,6 +48,7 @@ type Config struct {
 type Splitter struct {
 	cfg        Config
 	base       net.Listener
+	quiet      time.Duration
 	grpc, http *branch
 	ctx        context.Context // ends when the Splitter is closed
 	cancel     context.CancelFunc
@@ -56,7 +57,7 @@ type Splitter struct {
 
 // Split takes over a listener. Run must be running for its branches to get connections.
 func Split(l net.Listener, cfg Config) *Splitter {
-	s := &Splitter{base: l, cfg: cfg}
+	s := &Splitter{base: l, cfg: cfg, quiet: quiet}
 	if cfg.TLS != nil {
 		secure := *cfg.TLS
 		secure.Config = noting(secure.Config)
@@ -87,7 +88,8 @@ func noting(cfg *tls.Config) *tls.Config {
 // GRPC is the listener of gRPC's connections.
 func (s *Splitter) GRPC() net.Listener { return s.grpc }
 
-// HTTP is the listener of all other connections. Those with TLS are of the type *tls.Conn.
+// HTTP is the listener of all other connections. Those with TLS are of the type *tls.Conn, but for those of HTTP/2 from
+// clients that offer nothing else: they are to be served as if they were not encrypted, and have a State.
 func (s *Splitter) HTTP() net.Listener { return s.http }
 
 // Run accepts connections until the Splitter is closed.
@@ -190,7 +192,7 @@ func (s *Splitter) handshake(c *conn) (net.Conn, *branch, error) {
 	case !s.cfg.HTTP:
 		return tc, s.grpc, nil
 	case tc.ConnectionState().NegotiatedProtocol == HTTP2 && !slices.Contains(c.offered, HTTP1):
-		return tc, s.grpc, nil
+		return s.first(tc)
 	}
 	return tc, s.http, nil
 }

@@ -1,6 +1,7 @@
 package listen
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"golang.org/x/net/http2/hpack"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -52,6 +54,7 @@ func servePort(t *testing.T, l net.Listener, cfg Config) *port {
 		}
 	}
 	s := Split(l, cfg)
+	s.quiet = 50 * time.Millisecond
 	var wg sync.WaitGroup
 	wg.Go(s.Run)
 	g := grpc.NewServer(grpc.Creds(Credentials()), grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
@@ -63,7 +66,11 @@ func servePort(t *testing.T, l net.Listener, cfg Config) *port {
 	}))
 	healthpb.RegisterHealthServer(g, health.NewServer())
 	wg.Go(func() { _ = g.Serve(s.GRPC()) })
-	h := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) })}
+	h := &http.Server{Protocols: protocols(true, true), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.Proto)
+		_, _ = io.Copy(w, r.Body)
+	})}
+	h.Protocols.SetUnencryptedHTTP2(true)
 	wg.Go(func() { _ = h.Serve(s.HTTP()) })
 	t.Cleanup(func() {
 		g.Stop()
@@ -74,12 +81,23 @@ func servePort(t *testing.T, l net.Listener, cfg Config) *port {
 	return p
 }
 
+func protocols(http1, http2 bool) *http.Protocols {
+	p := new(http.Protocols)
+	p.SetHTTP1(http1)
+	p.SetHTTP2(http2)
+	return p
+}
+
 // get asks by HTTP and returns the protocol that was spoken.
 func (p *port) get(cfg *tls.Config, http2 bool) (string, error) {
-	tr := &http.Transport{TLSClientConfig: cfg, ForceAttemptHTTP2: http2, DialContext: dialAny(p.addr)}
+	return p.getBy(&http.Transport{TLSClientConfig: cfg, Protocols: protocols(true, http2)})
+}
+
+func (p *port) getBy(tr *http.Transport) (string, error) {
+	tr.DialContext = dialAny(p.addr)
 	defer tr.CloseIdleConnections()
 	scheme := "http"
-	if cfg != nil {
+	if tr.TLSClientConfig != nil {
 		scheme = "https"
 	}
 	resp, err := (&http.Client{Transport: tr, Timeout: 20 * time.Second}).Get(scheme + "://localhost/")
@@ -176,6 +194,8 @@ func TestOnePortForAll(t *testing.T) {
 				expect(c.tls && c.http, "HTTP/1.1", got, err)
 				got, err = p.get(ca.TLS(), true)
 				expect(c.tls && c.http, "HTTP/2.0", got, err)
+				got, err = p.getBy(&http.Transport{TLSClientConfig: ca.TLS(), Protocols: protocols(false, true)})
+				expect(c.tls && c.http, "HTTP/2.0", got, err)
 				if c.grpc { // a client would try again and again
 					for want, cfg := range map[string]*tls.Config{"nobody": ca.TLS(), "alice": ca.TLS(alice)} {
 						got, err = p.call(cfg)
@@ -187,6 +207,94 @@ func TestOnePortForAll(t *testing.T) {
 				got, err = p.get(nil, false)
 				expect(c.plain && c.http, "HTTP/1.1", got, err)
 			})
+		}
+	})
+}
+
+// TestHTTP2Alone has a client that offers HTTP/2 alone and is none of gRPC's.
+func TestHTTP2Alone(t *testing.T) {
+	ca := certs.New(t)
+	cfg := ca.TLS(ca.Issue("server", "server", "localhost"))
+	cfg.NextProtos = []string{HTTP2, HTTP1}
+	p := openPort(t, "https://127.0.0.1:0", Config{TLS: &TLS{Config: cfg}, GRPC: true, HTTP: true})
+	tr := &http.Transport{TLSClientConfig: ca.TLS(), Protocols: protocols(false, true), DialContext: dialAny(p.addr)}
+	defer tr.CloseIdleConnections()
+	body := strings.Repeat("x", 300_000)
+	for range 5 { // on one connection
+		resp, err := (&http.Client{Transport: tr, Timeout: 20 * time.Second}).Post("https://localhost/", "text/plain", strings.NewReader(body))
+		require.NoError(t, err)
+		got, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, "HTTP/2.0"+body, string(got))
+	}
+}
+
+// TestQuietClient connects long before it asks.
+func TestQuietClient(t *testing.T) {
+	ca := certs.New(t)
+	cfg := ca.TLS(ca.Issue("server", "server", "localhost"))
+	cfg.NextProtos = []string{HTTP2, HTTP1}
+	p := openPort(t, "https://127.0.0.1:0", Config{TLS: &TLS{Config: cfg}, GRPC: true, HTTP: true})
+	cc, err := grpc.NewClient("passthrough:///localhost", grpc.WithTransportCredentials(credentials.NewTLS(ca.TLS())),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dialAny(p.addr)(ctx, "", "") }))
+	require.NoError(t, err)
+	defer cc.Close()
+	cc.Connect()
+	time.Sleep(200 * time.Millisecond)
+	_, err = healthpb.NewHealthClient(cc).Check(t.Context(), &healthpb.HealthCheckRequest{})
+	require.NoError(t, err)
+}
+
+// frame is one of HTTP/2.
+func frame(typ, flags byte, payload ...byte) string {
+	return string([]byte{0, 0, byte(len(payload)), typ, flags, 0, 0, 0, 1}) + string(payload)
+}
+
+func fields(kv ...string) []byte {
+	var b bytes.Buffer
+	e := hpack.NewEncoder(&b)
+	for i := 0; i < len(kv); i += 2 {
+		_ = e.WriteField(hpack.HeaderField{Name: kv[i], Value: kv[i+1]})
+	}
+	return b.Bytes()
+}
+
+func TestFirstRequest(t *testing.T) {
+	ofGRPC := fields(":method", "POST", "content-type", "application/grpc+proto", "te", "trailers")
+	plain := fields(":method", "GET", ":path", "/health")
+	head := fullPreface + frame(frameSettings, 0)
+	for name, c := range map[string]struct {
+		sent string
+		want who
+	}{
+		"nothing":             {"", nobodyYet},
+		"preface":             {fullPreface[:10], nobodyYet},
+		"something else":      {"GET / HTTP/1.1\r\n", byGRPC},
+		"settings":            {head + frame(8, 0, 0, 0, 1, 0), nobodyYet},
+		"ping":                {head + frame(framePing, 0, 1, 2, 3, 4, 5, 6, 7, 8), byGRPC},
+		"request":             {head + frame(frameHeaders, 5, plain...), byOthers},
+		"gRPC":                {head + frame(frameSettings, flagAck) + frame(frameHeaders, 4, ofGRPC...), byGRPC},
+		"half of one":         {(head + frame(frameHeaders, 4, ofGRPC...))[:len(head)+20], nobodyYet},
+		"padding":             {head + frame(frameHeaders, 4|flagPadded, append(append([]byte{2}, ofGRPC...), 0, 0)...), byGRPC},
+		"padding and more":    {head + frame(frameHeaders, 4|flagPadded|flagPriority, append(append([]byte{1, 0, 0, 0, 0, 9}, plain...), 0)...), byOthers},
+		"too much padding":    {head + frame(frameHeaders, 4|flagPadded, 9, 1), byGRPC},
+		"priority cut off":    {head + frame(frameHeaders, 4|flagPriority, 9, 1), byGRPC},
+		"no header at all":    {head + frame(frameHeaders, 4), byOthers},
+		"what is no encoding": {head + frame(frameHeaders, 4, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff), byGRPC},
+	} {
+		require.Equal(t, c.want, asks([]byte(c.sent)), name)
+	}
+}
+
+func FuzzFirstRequest(f *testing.F) {
+	f.Add([]byte(fullPreface+frame(frameSettings, 0)+frame(frameHeaders, 4, fields("content-type", "application/grpc")...)), 30)
+	f.Fuzz(func(t *testing.T, sent []byte, n int) {
+		all := asks(sent)
+		if n >= 0 && n < len(sent) {
+			if before := asks(sent[:n]); before != nobodyYet && before != all {
+				t.Fatalf("%d at first, then %d", before, all)
+			}
 		}
 	})
 }
