@@ -13,7 +13,10 @@ import (
 
 // registerMetrics registers what no part of the member owns. Names are etcd's.
 func registerMetrics(reg prometheus.Registerer, cfg *config.Config, m *member) {
-	showGates(reg, cfg.Features.Gates, m.env.Logger)
+	showGates(reg, cfg.Features.Gates)
+	for _, why := range cfg.Idle() {
+		m.env.Logger.Info("a setting makes no difference", zap.String("setting", why))
+	}
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "etcd", Subsystem: "server", Name: name, Help: help}, value)
 	}
@@ -34,8 +37,8 @@ func registerMetrics(reg prometheus.Registerer, cfg *config.Config, m *member) {
 	)
 }
 
-// showGates tells which feature gates are on, and logs those that make no difference here.
-func showGates(reg prometheus.Registerer, gates config.Gates, lg *zap.Logger) {
+// showGates tells which feature gates are on.
+func showGates(reg prometheus.Registerer, gates config.Gates) {
 	enabled := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Namespace: "etcd", Subsystem: "server", Name: "feature_enabled", Help: "Whether or not a feature is enabled. 1 is enabled, 0 is not.",
 	}, []string{"name", "stage"})
@@ -46,9 +49,6 @@ func showGates(reg prometheus.Registerer, gates config.Gates, lg *zap.Logger) {
 			on = 1
 		}
 		enabled.WithLabelValues(k.Name, k.Stage).Set(on)
-	}
-	for _, why := range gates.Idle() {
-		lg.Info("a feature gate makes no difference", zap.String("gate", why))
 	}
 }
 

@@ -154,6 +154,7 @@ func TestHTTP(t *testing.T) {
 		"etcd_debugging_mvcc_keys_total", "etcd_debugging_mvcc_watcher_total", "etcd_debugging_mvcc_watch_stream_total",
 		"etcd_debugging_mvcc_slow_watcher_total", "etcd_debugging_mvcc_events_total", "etcd_debugging_mvcc_pending_events_total",
 		"etcd_debugging_mvcc_current_revision", "etcd_debugging_mvcc_compact_revision", "etcd_cluster_version", "grpc_server_handled_total",
+		`etcd_server_feature_enabled{name="FastLeaseKeepAlive",stage="BETA"} 1`, `etcd_server_feature_enabled{name="CompactHashCheck",stage="ALPHA"} 0`,
 		"process_resident_memory_bytes", "go_goroutines",
 	} {
 		require.True(t, strings.Contains(body, name), name)

@@ -33,6 +33,7 @@ type Config struct {
 	Features  Features
 	Upkeep    Upkeep
 	Unsafe    Unsafe
+	idle      map[string]string // flags that make no difference, as they were set
 	Security  Security
 }
 
@@ -132,6 +133,7 @@ const (
 func Default() *Config {
 	return &Config{
 		Name: defaultName,
+		idle: map[string]string{},
 		Listen: Listen{
 			PeerURLs:            []string{defaultPeerURL},
 			ClientURLs:          []string{defaultClientURL},

@@ -76,3 +76,18 @@ func (o only) Set(s string) error {
 	}
 	return nil
 }
+
+// idle is a flag that is taken and makes no difference.
+type idle struct {
+	name, value string
+	set         map[string]string // of such flags: name and value
+}
+
+func (v *idle) String() string { return v.value }
+func (v *idle) Type() string   { return "string" }
+
+// Set takes anything.
+func (v *idle) Set(s string) error {
+	v.value, v.set[v.name] = s, s
+	return nil
+}

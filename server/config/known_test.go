@@ -1,0 +1,78 @@
+package config
+
+import (
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+	"github.com/stretchr/testify/require"
+)
+
+// elsewhere begin the flags of etcd that belong to parts which are not here.
+var elsewhere = []string{
+	"discovery", "distributed-tracing-", "enable-distributed-tracing", "auth-token", "bcrypt-cost", "cors", "host-whitelist", "enable-grpc-gateway",
+	"force-new-cluster",
+}
+
+// differs are defaults that the help of etcd words in another way.
+var differs = map[string]string{
+	"data-dir":               "${name}.etcd",
+	"backend-batch-interval": "", "backend-batch-limit": "0", // the help says nothing of what is used
+	"max-concurrent-streams": "math.MaxUint32",
+	"initial-cluster":        "default=http://localhost:2380", // made of the others
+}
+
+// TestEveryFlag knows every flag of etcd, with its default.
+func TestEveryFlag(t *testing.T) {
+	etcd := filepath.Join("..", "..", "bin", "peers", "etcd")
+	help, err := exec.Command(etcd, "--help").CombinedOutput()
+	if err != nil {
+		t.Skipf("%v: run make peers", err)
+	}
+	found := regexp.MustCompile(`(?m)^  --([a-z0-9-]+)(?: '?([^'\n]*)'?)?$`).FindAllStringSubmatch(string(help), -1)
+	require.Greater(t, len(found), 100)
+	known := Flags()
+	for _, f := range found {
+		name, value := f[1], f[2]
+		flag := known.Lookup(name)
+		if flag == nil {
+			require.Condition(t, func() bool { return hasPrefix(name, elsewhere) }, "--%s is not known", name)
+			continue
+		}
+		if want, ok := differs[name]; ok {
+			require.Equal(t, want, value, "--%s", name)
+			continue
+		}
+		if value != "" {
+			require.Equal(t, normal(t, flag, value), flag.DefValue, "--%s", name)
+		}
+	}
+}
+
+func hasPrefix(s string, prefixes []string) bool {
+	for _, p := range prefixes {
+		if strings.HasPrefix(s, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// normal writes a value as a flag does.
+func normal(t *testing.T, f *pflag.Flag, value string) string {
+	fs := Flags()
+	require.NoError(t, fs.Set(f.Name, value), "--%s", f.Name)
+	return fs.Lookup(f.Name).Value.String()
+}
+
+func TestIdle(t *testing.T) {
+	c, err := Parse([]string{"--v2-deprecation=gone", "--feature-gates=PriorityRequest=true"}, nil)
+	require.NoError(t, err)
+	require.Equal(t, []string{"PriorityRequest: revocations of leases always go first", "--v2-deprecation: there is nothing here that it could change"}, c.Idle())
+	c, err = Parse(nil, nil)
+	require.NoError(t, err)
+	require.Empty(t, c.Idle())
+}
