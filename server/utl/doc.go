@@ -5,6 +5,7 @@
 //	snapshot restore   a snapshot becomes the data directory of a member of a new cluster
 //	hashkv             the hash of the key space up to a revision, equal on all members
 //	defrag             a data directory's database without its free pages
+//	migrate            a data directory becomes that of another version
 //
 // # Reading a file that may be broken
 //
