@@ -61,13 +61,15 @@ fuzz: ## run every fuzz target for FUZZTIME (30000x: executions; with a duration
 			echo "$$dir $$f"; (cd $$dir && $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) .) || exit 1; \
 		done; done
 
-lint: ## go vet and staticcheck (pinned in tools/lint)
+lint: ## go vet and staticcheck (pinned in tools/lint), and a type check for other platforms
 	$(GO) vet -tags $(TAGS) $(PKGS)
 	@mkdir -p $(BIN)
 	cd tools/lint && $(GO) build -o ../../$(BIN)/staticcheck honnef.co/go/tools/cmd/staticcheck
 	$(BIN)/staticcheck -tags $(TAGS) $(PKGS)
+	cd tools/lint && $(GO) build -o ../../$(BIN)/cross ./cross
+	$(BIN)/cross ./cmd/keelson linux/arm64 darwin/arm64
 
-peers: ## build the real etcd, etcdctl, etcdutl, kubectl, helm 3 and 4, containerd, runc and crictl into bin/peers: oracles for tests, rivals for benchmarks
+peers: ## build the real etcd, etcdctl, etcdutl, kubectl, helm 3 and 4, containerd, runc, crictl and two CNI plugins into bin/peers: oracles for tests, rivals for benchmarks
 	@mkdir -p $(BIN)/peers
 	cd peers && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(BIN)/peers/etcd go.etcd.io/etcd/server/v3
 	cd peers && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(BIN)/peers/etcdctl go.etcd.io/etcd/etcdctl/v3
@@ -77,6 +79,8 @@ peers: ## build the real etcd, etcdctl, etcdutl, kubectl, helm 3 and 4, containe
 	cd peers/helm4 && CGO_ENABLED=0 $(GO) build -trimpath -o ../../$(BIN)/peers/helm4 helm.sh/helm/v4/cmd/helm
 	[ "$$($(GO) env GOOS)" != linux ] || for p in containerd containerd-shim-runc-v2; do \
 		(cd peers/containerd && CGO_ENABLED=0 $(GO) build -trimpath -o ../../$(BIN)/peers/$$p github.com/containerd/containerd/v2/cmd/$$p) || exit 1; done
+	[ "$$($(GO) env GOOS)" != linux ] || for p in main/ptp ipam/host-local; do \
+		(cd peers/containerd && CGO_ENABLED=0 $(GO) build -trimpath -o ../../$(BIN)/peers/$${p#*/} github.com/containernetworking/plugins/plugins/$$p) || exit 1; done
 	$(if $(CONTAINERS),cd peers/containerd && CGO_ENABLED=1 $(GO) build -trimpath -tags seccomp -o ../../$(BIN)/peers/runc github.com/opencontainers/runc)
 	cd peers/containerd && CGO_ENABLED=0 $(GO) build -trimpath -o ../../$(BIN)/peers/crictl sigs.k8s.io/cri-tools/cmd/crictl
 
