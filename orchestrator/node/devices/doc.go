@@ -19,7 +19,7 @@
 //
 // # Left out
 //
-// Devices are not chosen by where they are (NUMA). CDI devices are passed on to the runtime; the embedded one does not know them.
+// Devices are not chosen by where they are (NUMA). CDI devices are passed on to the runtime.
 // There is no PodResources API.
 //
 // # Concurrency

@@ -12,6 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"go.uber.org/zap"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"tags.cncf.io/container-device-interface/pkg/cdi"
 
 	"github.com/keelson-io/keelson/internal/clock"
 )
@@ -32,9 +33,10 @@ type Config struct {
 	ImageService runtimeapi.ImageServiceServer // served on the socket besides; nil: none
 	Network      Network                       // nil: pods have a loopback interface and no more
 
-	CgroupDriver string // Cgroupfs (the default) or Systemd
-	CgroupParent string // of shims, and of sandboxes that name none; default: /keelson
-	SeccompDir   string // for profiles of the node that are named by a relative path
+	CgroupDriver string   // Cgroupfs (the default) or Systemd
+	CgroupParent string   // of shims, and of sandboxes that name none; default: /keelson
+	SeccompDir   string   // for profiles of the node that are named by a relative path
+	CDIDirs      []string // of descriptions of devices, the last first in rank; default: /etc/cdi and /var/run/cdi
 
 	ShimCommand   []string // default: this program, which then calls shim.Reexec first of all
 	StreamAddress string   // where exec, attach and port-forward are served; default: 127.0.0.1:0
@@ -109,6 +111,9 @@ func (c Config) complete() (Config, error) {
 	def(&c.CgroupParent, "/keelson")
 	def(&c.StreamAddress, "127.0.0.1:0")
 	def(&c.Version, "0.0.0")
+	if c.CDIDirs == nil {
+		c.CDIDirs = cdi.DefaultSpecDirs
+	}
 	if c.Network == nil {
 		c.Network = noNetwork{}
 	}

@@ -110,6 +110,9 @@ func (t *containers) make(ctx context.Context, c *container) error {
 	if err != nil {
 		return err
 	}
+	if err := t.m.inject(built.Spec, c.rec.Config.v.CDIDevices); err != nil {
+		return err
+	}
 	for _, w := range built.Warnings {
 		t.m.log.Warn("runtime: "+w, zap.String("container", c.id))
 	}

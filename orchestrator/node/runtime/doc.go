@@ -16,7 +16,7 @@
 //
 // # Limits
 //
-// Checkpoints and CDI devices are left out. Volumes that an image declares are folders of the writable layer. AppArmor's
+// Checkpoints are left out. Volumes that an image declares are folders of the writable layer. AppArmor's
 // RuntimeDefault confines nothing.
 //
 // # Concurrency

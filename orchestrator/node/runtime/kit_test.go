@@ -153,7 +153,7 @@ func configure(dir string, log *zap.Logger) (*links, *images.Store, runtime.Conf
 	}
 	return network, store, runtime.Config{
 		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "cri.sock"), Network: network,
-		Images: runtime.FromStore(store), ImageService: images.NewService(store), CgroupParent: "/" + filepath.Base(dir), Handlers: []string{"other"},
+		CDIDirs: []string{filepath.Join(dir, "cdi")}, Images: runtime.FromStore(store), ImageService: images.NewService(store), CgroupParent: "/" + filepath.Base(dir), Handlers: []string{"other"},
 		Version: "1.2.3", Logger: log,
 	}, nil
 }

@@ -16,7 +16,7 @@ func TestSuite(t *testing.T) {
 	testkit.Root(t)
 	registry := crisuite.Registry(t)
 	n := newNode(t)
-	crisuite.Run(t, crisuite.Target{Endpoint: "unix://" + n.cfg.Socket, Registry: registry, Handler: "other", UserNS: true, Complete: true})
+	crisuite.Run(t, crisuite.Target{Endpoint: "unix://" + n.cfg.Socket, Registry: registry, Handler: "other", CDIDir: n.cfg.CDIDirs[0], UserNS: true, Complete: true})
 }
 
 // BenchmarkSuite starts pods as BenchmarkContainerd of crisuite does, with the shim that `make build` has built: the tests' own program

@@ -5,51 +5,18 @@ package crisuite_test
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
-	"text/template"
-	"time"
 
 	"github.com/keelson-io/keelson/internal/testkit"
 	"github.com/keelson-io/keelson/orchestrator/node/runtime/crisuite"
+	real "github.com/keelson-io/keelson/orchestrator/node/runtime/crisuite/containerd"
 	"github.com/keelson-io/keelson/server/servertest"
 )
 
 // mark is in the name of everything that the test puts on the machine.
 const mark = "ctrdtest"
-
-// config of a containerd that keeps everything in a folder.
-var config = template.Must(template.New("").Parse(`version = 3
-root = "{{.Dir}}/root"
-state = "{{.Dir}}/state"
-disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"]
-[grpc]
-  address = "{{.Dir}}/c.sock"
-[ttrpc]
-  address = "{{.Dir}}/c.sock.ttrpc"
-[plugins."io.containerd.cri.v1.images"]
-  snapshotter = "overlayfs"
-  stats_collect_period = 1
-  [plugins."io.containerd.cri.v1.images".pinned_images]
-    sandbox = "{{.Pause}}"
-[plugins."io.containerd.cri.v1.runtime"]
-  restrict_oom_score_adj = true
-  [plugins."io.containerd.cri.v1.runtime".cni]
-    bin_dirs = ["{{.Dir}}/cni"]
-    conf_dir = "{{.Dir}}/net.d"
-  [plugins."io.containerd.cri.v1.runtime".containerd]
-    default_runtime_name = "runc"
-    {{range .Handlers}}
-    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.{{.}}]
-      runtime_type = "io.containerd.runc.v2"
-      [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.{{.}}.options]
-        BinaryName = "{{$.Runc}}"
-        SystemdCgroup = false
-    {{end}}
-`))
 
 // TestContainerd runs the suite on a real containerd.
 func TestContainerd(t *testing.T) { crisuite.Run(t, containerd(t)) }
@@ -82,45 +49,24 @@ func containerd(t testing.TB) crisuite.Target {
 		t.Fatal(err)
 	}
 	box := string(crisuite.Program(t))
-	write("cni/loopback", box, 0o755)
 	write("cni/suite", box, 0o755)
 	write("net.d/10-suite.conflist", `{"cniVersion":"1.0.0","name":"suite","plugins":[{"type":"suite"}]}`, 0o644)
-	var text strings.Builder
-	if err := config.Execute(&text, map[string]any{
-		"Dir": dir, "Pause": crisuite.Ref(registry, "pause"), "Runc": servertest.Oracle(t, "runc"), "Handlers": []string{"runc", "other"},
-	}); err != nil {
-		t.Fatal(err)
-	}
-	write("config.toml", text.String(), 0o644)
-	start(t, dir, program)
-	parent := "/" + filepath.Base(dir)
-	return crisuite.Target{Endpoint: "unix://" + dir + "/c.sock", Registry: registry, Handler: "other", CgroupParent: parent, UserNS: true}
-}
-
-// start runs containerd until the test ends.
-func start(t testing.TB, dir, program string) {
-	t.Helper()
-	log, err := os.Create(filepath.Join(dir, "log"))
+	c := &real.Config{Dir: dir, Program: program, Runc: servertest.Oracle(t, "runc"), Pause: crisuite.Ref(registry, "pause"), Handlers: []string{"runc", "other"}}
+	running, err := real.Start(c, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(program, "--config", filepath.Join(dir, "config.toml"))
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(program)+":"+os.Getenv("PATH"))
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		kill := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
-		_ = cmd.Wait()
-		kill.Stop()
-		_ = log.Close()
+		if err := running.Stop(); err != nil {
+			t.Error(err)
+		}
 		if t.Failed() {
-			data, _ := os.ReadFile(log.Name())
-			t.Logf("containerd's log ends with\n%s", data[max(0, len(data)-8000):])
+			t.Logf("containerd's log ends with\n%s", running.Tail())
 		}
 	})
+	return crisuite.Target{
+		Endpoint: "unix://" + c.Socket(), Registry: registry, Handler: "other", CgroupParent: "/" + filepath.Base(dir), CDIDir: c.CDI(), UserNS: true,
+	}
 }
 
 // tidy removes what is the caller's, not containerd's, and fails the test for processes that are left.

@@ -3,6 +3,7 @@
 package crisuite
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,6 +26,7 @@ var securityCases = map[string]func(*testing.T, *suite){
 	"security-paths":        securityPaths,
 	"security-privileges":   securityNoNewPrivileges,
 	"security-devices":      securityDevices,
+	"security-cdi":          securityCDI,
 	"security-oom":          securityOOM,
 	"security-userns":       securityUserNS,
 }
@@ -234,6 +236,67 @@ func securityDevices(t *testing.T, s *suite) {
 	}
 	if f = s.facts(t, p, with("rwm")); !slices.Contains(f.Devices, "mine") {
 		t.Errorf("devices are %v", f.Devices)
+	}
+}
+
+// cdiFile describes a device as its vendor would.
+const cdiFile = `{
+  "cdiVersion": "0.6.0", "kind": "vendor.example/thing", "containerEdits": {"env": ["OF_ALL=yes"]},
+  "devices": [{"name": "one", "containerEdits": {
+    "env": ["OF_ONE=yes"], "deviceNodes": [{"path": "/dev/thing", "hostPath": "/dev/loop-control", "permissions": "rw"}],
+    "mounts": [{"hostPath": "%[1]s", "containerPath": "/vendor", "options": ["ro", "bind"]}],
+    "hooks": [{"hookName": "createRuntime", "path": "%[1]s/hook", "args": ["hook", "%[1]s/state"]}]
+  }}]
+}`
+
+func securityCDI(t *testing.T, s *suite) {
+	p := s.pod(t)
+	dir := t.TempDir()
+	write := func(path, text string, mode os.FileMode) {
+		if err := os.WriteFile(path+".part", []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(path+".part", path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(filepath.Join(dir, "hook"), "#!/bin/sh\nexec cat >\"$1\"\n", 0o755)
+	if err := os.MkdirAll(s.CDIDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	with := func(c *runtimeapi.ContainerConfig) {
+		c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "vendor.example/thing=one"}}
+	}
+	if _, err := s.create(t, p, s.config([]string{"facts"}, with)); err == nil || !strings.Contains(err.Error(), "vendor.example/thing=one") {
+		t.Errorf("a device that nobody describes: %v", err)
+	}
+	write(filepath.Join(s.CDIDir, "thing.json"), fmt.Sprintf(cdiFile, dir), 0o644)
+	eventually(t, "the device is known", func() bool {
+		id, err := s.create(t, p, s.config([]string{"facts"}, with))
+		if err == nil {
+			_, err = s.rt.RemoveContainer(ctx(t), &runtimeapi.RemoveContainerRequest{ContainerId: id})
+		}
+		return err == nil
+	})
+	f := s.facts(t, p, with)
+	for _, v := range []string{"OF_ALL=yes", "OF_ONE=yes"} {
+		if !slices.Contains(f.Env, v) {
+			t.Errorf("variables are %v", f.Env)
+		}
+	}
+	if !slices.Contains(f.Devices, "thing") {
+		t.Errorf("devices are %v", f.Devices)
+	}
+	if m, ok := f.Mount("/vendor"); !ok || !m.Has("ro") {
+		t.Errorf("the mount is %v", m)
+	}
+	var state struct{ Bundle string }
+	data, err := os.ReadFile(filepath.Join(dir, "state"))
+	if err == nil {
+		err = json.Unmarshal(data, &state)
+	}
+	if err != nil || state.Bundle == "" {
+		t.Errorf("the hook was told %q: %v", data, err)
 	}
 }
 

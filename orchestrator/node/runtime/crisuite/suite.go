@@ -30,6 +30,7 @@ type Target struct {
 	Registry     string // where the suite's images are: what Registry answers
 	CgroupParent string // of sandboxes, cgroupfs style
 	Handler      string // a runtime handler that is known besides ""
+	CDIDir       string // where the runtime looks for descriptions of CDI devices
 	UserNS       bool   // whether user namespaces work here
 	Complete     bool   // whether it is held to what containerd leaves out: ambient capabilities, metrics on cgroup v1
 }

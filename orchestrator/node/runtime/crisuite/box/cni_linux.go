@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"runtime"
 	"syscall"
 
@@ -38,9 +37,6 @@ func cni() error {
 		return err
 	}
 	address := fmt.Sprintf("10.98.%d.%d/16", os.Getpid()>>8&255, os.Getpid()&255)
-	if filepath.Base(os.Args[0]) == "loopback" {
-		address = "127.0.0.1/8"
-	}
 	return json.NewEncoder(os.Stdout).Encode(map[string]any{
 		"cniVersion": conf.CNIVersion, "interfaces": []any{map[string]any{"name": name, "sandbox": netns}},
 		"ips": []any{map[string]any{"address": address, "interface": 0}},
