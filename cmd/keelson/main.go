@@ -19,7 +19,7 @@ import (
 var personalities = map[string]string{"etcd": "server", "etcdctl": "ctl", "etcdutl": "utl"}
 
 func main() {
-	if shim.Reexec() { // before anything looks at the arguments
+	if shim.Reexec() || asPlugin() { // before anything looks at the arguments
 		return
 	}
 	args := os.Args[1:]

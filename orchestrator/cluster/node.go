@@ -49,14 +49,28 @@ type Node struct {
 
 // NodeNetwork is how the network of a node is made.
 type NodeNetwork struct {
-	// Backend is how pods of other nodes are reached: routes or vxlan.
+	// Backend is how pods of other nodes are reached: routes or vxlan; NoBackend leaves the network of pods to plugins of others.
 	Backend string
+	CNI     CNI
 	// NodePortAddresses are the addresses of the node that have node ports; none of a family: all, except for loopback ones.
 	NodePortAddresses []netip.Prefix
 	// NoServiceProxy leaves services to another program. Then nothing is answered for either.
 	NoServiceProxy bool
 	// LoadBalancerAddresses are ranges of addresses that the node answers for; see controllers.ParseAddressRanges.
 	LoadBalancerAddresses []string
+}
+
+// NoBackend leaves the network of pods to the plugins that the container runtime is configured with.
+const NoBackend = "none"
+
+// CNI is where plugins of the Container Network Interface are. With another container runtime Keelson puts its own there, by which
+// that runtime attaches pods to Keelson's network. The embedded runtime calls the plugins that are configured in ConfDir instead of
+// using Keelson's network.
+type CNI struct {
+	// ConfDir holds configurations; "": /etc/cni/net.d with another runtime, and with the embedded one no plugins at all.
+	ConfDir string
+	// BinDirs hold the plugins; none: /opt/cni/bin.
+	BinDirs []string
 }
 
 // Directories are those that others look into.
@@ -89,6 +103,12 @@ func (n *Node) defaults() error {
 	n.Dir = cmp.Or(n.Dir, "/var/lib/keelson/node")
 	n.ClusterDomain, n.ResolvConf = cmp.Or(n.ClusterDomain, "cluster.local"), cmp.Or(n.ResolvConf, "/etc/resolv.conf")
 	n.ServiceRange = cmp.Or(n.ServiceRange, defaultServiceRange)
+	if n.RuntimeEndpoint != "" {
+		n.CNI.ConfDir = cmp.Or(n.CNI.ConfDir, "/etc/cni/net.d")
+	}
+	if len(n.CNI.BinDirs) == 0 {
+		n.CNI.BinDirs = []string{"/opt/cni/bin"}
+	}
 	if n.Registry == nil {
 		n.Registry = newRegistry()
 	}

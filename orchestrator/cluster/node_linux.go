@@ -77,7 +77,7 @@ type nodeParts struct {
 	credentials *registration.Credentials
 	client      kubernetes.Interface
 	shared      informers.SharedInformerFactory
-	network     *podnet.Network
+	network     *podnet.Network // nil: plugins of others make it
 	policies    *policy.Enforcer
 	everywhere  informers.SharedInformerFactory // of the pods of all nodes, in short
 	runtime     *runtime.Runtime                // nil: another one is used
@@ -91,7 +91,10 @@ func CheckNode(n *Node) error {
 	if os.Getuid() != 0 {
 		return errors.New("cluster: a node makes containers and networks, and needs root")
 	}
-	if n.RuntimeEndpoint != "" {
+	if err := n.checkNetwork(); err != nil {
+		return err
+	}
+	if !n.embedded() {
 		return nil
 	}
 	if err := shim.Available(); err != nil {
@@ -158,18 +161,10 @@ func poolOf(c *rest.Config) (*x509.CertPool, error) {
 
 // run makes the parts and runs them.
 func (p *nodeParts) run(ctx context.Context, authorities *x509.CertPool) (err error) {
-	if err := p.openPolicies(); err != nil {
+	if err := p.openNetwork(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, p.policies.Close()) }()
-	p.network, err = podnet.New(podnet.Config{
-		Nodes: p.shared.Core().V1().Nodes(), Node: p.Name, Dir: filepath.Join(p.Dir, "network"), Backend: podnet.Backend(cmp.Or(p.Backend, string(podnet.Routes))),
-		Guard: p.policies, Clock: clock.Real, Logger: p.Logger.Named("network"),
-	})
-	if err != nil {
-		return err
-	}
-	defer p.network.Close()
+	defer func() { err = errors.Join(err, p.closeNetwork()) }()
 	endpoint := p.RuntimeEndpoint
 	if endpoint == "" {
 		if endpoint, err = p.openRuntime(); err != nil {
@@ -194,15 +189,12 @@ func (p *nodeParts) run(ctx context.Context, authorities *x509.CertPool) (err er
 	ctx, cancel := context.WithCancel(ctx)
 	p.shared.StartWithContext(ctx)
 	defer p.mine.Shutdown()
-	defer p.everywhere.Shutdown()
 	defer cancel() // before the informers are waited for
 	p.mine.StartWithContext(ctx)
-	p.everywhere.StartWithContext(ctx)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return ended(ctx, p.network.Run(ctx)) })
+	g.Go(func() error { return ended(ctx, p.runNetwork(ctx)) })
 	g.Go(func() error { return ended(ctx, services(ctx)) })
 	g.Go(func() error { return ended(ctx, announce(ctx)) })
-	g.Go(func() error { return ended(ctx, p.policies.Run(ctx)) })
 	g.Go(func() error { return local.Keep(ctx, p.dns, prefixes(p.ServiceRange), p.Logger.Named("network")) })
 	g.Go(func() error { return ended(ctx, names.Run(ctx)) })
 	if p.runtime != nil {
@@ -346,10 +338,15 @@ func (p *nodeParts) openRuntime() (endpoint string, err error) {
 		Root: filepath.Join(p.Dir, "runtime"), State: state, Socket: socket, Images: runtime.FromStore(p.images), ImageService: images.NewService(p.images),
 		CgroupDriver: p.CgroupDriver, CgroupParent: filepath.Join("/", p.CgroupRoot, "keelson"), ShimCommand: command, Handlers: p.Handlers, Logger: p.Logger.Named("runtime"),
 	}
-	if p.network != nil { // a nil pointer in an interface is something
+	switch {
+	case p.foreign():
+		cfg.Network, err = p.plugins()
+	case p.network != nil: // a nil pointer in an interface is something
 		cfg.Network = p.network
 	}
-	p.runtime, err = runtime.Open(cfg)
+	if err == nil {
+		p.runtime, err = runtime.Open(cfg)
+	}
 	if err != nil {
 		return "", errors.Join(err, p.images.Close())
 	}

@@ -19,13 +19,15 @@ type nodeState struct {
 	CgroupDriver    string `json:"cgroupDriver,omitempty"`
 	CgroupRoot      string `json:"cgroupRoot,omitempty"`
 	LogDir          string `json:"logDir,omitempty"`
+	Backend         string `json:"podNetwork,omitempty"`
+	CNI             CNI    `json:"cni,omitzero"`
 }
 
 const nodeStateFile = "node.json"
 
 // saveState writes down how the node is run.
 func (n *Node) saveState() error {
-	b, err := json.Marshal(nodeState{n.Name, n.RuntimeEndpoint, n.ServiceRange, n.CgroupDriver, n.CgroupRoot, n.LogDir})
+	b, err := json.Marshal(nodeState{n.Name, n.RuntimeEndpoint, n.ServiceRange, n.CgroupDriver, n.CgroupRoot, n.LogDir, n.Backend, n.CNI})
 	if err != nil {
 		return fmt.Errorf("cluster: %w", err)
 	}
@@ -53,6 +55,7 @@ func (n *Node) loadState() (known bool, err error) {
 		return false, fmt.Errorf("cluster: %s: %w", filepath.Join(n.Dir, nodeStateFile), err)
 	}
 	n.Name, n.RuntimeEndpoint, n.ServiceRange, n.CgroupDriver, n.CgroupRoot, n.LogDir = s.Name, s.RuntimeEndpoint, s.ServiceRange, s.CgroupDriver, s.CgroupRoot, s.LogDir
+	n.Backend, n.CNI = s.Backend, s.CNI
 	return true, nil
 }
 

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/keelson-io/keelson/orchestrator/network/cni"
 	"github.com/keelson-io/keelson/orchestrator/network/local"
 	"github.com/keelson-io/keelson/orchestrator/network/nft"
 	"github.com/keelson-io/keelson/orchestrator/network/podnet"
@@ -84,7 +85,7 @@ func onlyNode(dir string) error {
 		return fmt.Errorf("cluster: %w", err)
 	}
 	for _, e := range entries {
-		if !slices.Contains([]string{"bin", "images", "lock", "network", "pki", "plugins", "pods", "runtime", "seccomp"}, e.Name()) {
+		if !slices.Contains([]string{"bin", "cni", "images", "lock", "network", "pki", "plugins", "pods", "runtime", "seccomp"}, e.Name()) {
 			return fmt.Errorf("cluster: %s is no directory of a node: there is no %s in it, but %s", dir, nodeStateFile, e.Name())
 		}
 	}
@@ -117,9 +118,8 @@ func (r *resetting) clean(ctx context.Context) error {
 
 // pods ends all sandboxes with their containers.
 func (r *resetting) pods(ctx context.Context) error {
-	endpoint := r.node.RuntimeEndpoint
-	if endpoint != "" {
-		return r.removeSandboxes(ctx, endpoint)
+	if !r.node.embedded() {
+		return r.foreignPods(ctx)
 	}
 	if _, err := os.Stat(filepath.Join(r.node.Dir, "runtime")); errors.Is(err, fs.ErrNotExist) {
 		return nil // none was ever run
@@ -136,6 +136,37 @@ func (r *resetting) pods(ctx context.Context) error {
 	cancel()
 	return errors.Join(err, g.Wait(), p.runtime.Close(), p.images.Close())
 }
+
+// foreignPods ends those of a runtime that is not ours. If it uses our network, it asks the plugin, and so us, to detach them.
+func (r *resetting) foreignPods(ctx context.Context) error {
+	if r.node.foreign() {
+		return r.removeSandboxes(ctx, r.node.RuntimeEndpoint)
+	}
+	inner, cancel := context.WithCancel(ctx)
+	g := errgroup.Group{}
+	g.Go(func() error {
+		return ended(inner, cni.NewServer(nowhere{}, r.node.Logger).Serve(inner, r.node.pluginSocket()))
+	})
+	err := r.removeSandboxes(ctx, r.node.RuntimeEndpoint)
+	cancel()
+	return errors.Join(err, g.Wait(), cni.Remove(r.node.CNI.ConfDir, r.node.CNI.BinDirs[0], r.node.pluginSocket()))
+}
+
+// nowhere is a network that is about to go: what is attached to it needs no care.
+type nowhere struct{}
+
+var errNowhere = errors.New("the node is being taken out of service")
+
+func (nowhere) Attach(context.Context, string, string, *runtimeapi.PodSandboxConfig) ([]netip.Addr, error) {
+	return nil, errNowhere
+}
+func (nowhere) Detach(context.Context, string, string, *runtimeapi.PodSandboxConfig) error {
+	return nil
+}
+func (nowhere) Check(string) error                 { return errNowhere }
+func (nowhere) GC(context.Context, []string) error { return nil }
+func (nowhere) Ready() error                       { return errNowhere }
+func (nowhere) Gateways() []netip.Addr             { return nil }
 
 func (r *resetting) removeSandboxes(ctx context.Context, endpoint string) error {
 	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))

@@ -28,6 +28,8 @@ type Options struct {
 	Nodes []string
 	// NodeArgs are more flags of all nodes, keelson up's among them.
 	NodeArgs []string
+	// Equip says what machines, by their names, have beside keelson. "one" has nothing.
+	Equip map[string]Equipment
 }
 
 // Cluster is a cluster of real nodes.
@@ -124,7 +126,7 @@ func start(keelson string, o Options) (c *Cluster, err error) {
 		return c, err
 	}
 	for _, name := range o.Nodes {
-		if err := c.join(name, o.NodeArgs); err != nil {
+		if err := c.join(name, o.NodeArgs, o.Equip[name]); err != nil {
 			return c, err
 		}
 	}
@@ -168,13 +170,20 @@ func (c *Cluster) startUp(o Options) (err error) {
 }
 
 // join starts keelson node on one more machine, by the command that keelson token create prints.
-func (c *Cluster) join(name string, more []string) error {
+func (c *Cluster) join(name string, more []string, equip Equipment) error {
 	m, err := c.machine(name)
 	if err != nil {
 		return err
 	}
 	if err := c.install(c.keelson, m.node()); err != nil {
 		return err
+	}
+	if equip != nil {
+		flags, err := equip(c, m)
+		if err != nil {
+			return err
+		}
+		more = slices.Concat(more, flags)
 	}
 	line, err := c.Keelson(c.One, "token", "create", "--kubeconfig", c.Kubeconfig, "--ttl", "1h", "--description", "machine "+name)
 	if err != nil {
@@ -254,6 +263,9 @@ func (c *Cluster) close() error {
 		errs = append(errs, c.relay.close())
 	}
 	for _, m := range c.machines {
+		for _, end := range slices.Backward(m.ends) {
+			errs = append(errs, end())
+		}
 		errs = append(errs, m.left())
 	}
 	return errors.Join(append(errs, c.Lab.close())...)

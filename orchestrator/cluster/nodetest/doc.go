@@ -32,6 +32,8 @@
 // Image has the tools of package toolbox by their usual names in /bin, with sh among them, a /tmp that all may write, and the
 // users root and app (1000). It is in the store of each machine before the node starts: pods never pull.
 //
+// A machine may have Equipment: a real containerd that runs its pods, or plugins that make its network.
+//
 // # The end
 //
 // Main deletes all pods, waits until they are gone, stops what runs, and then counts what is left on the machine: processes,

@@ -74,7 +74,9 @@ type Machine struct {
 	// Cgroup is that under which its pods are.
 	Cgroup string
 
-	link string // its end in the wire
+	link string         // its end in the wire
+	busy func() bool    // whether a runtime that is not ours has pods; nil: there is none
+	ends []func() error // of what it has beside keelson, in the order in which it was started
 }
 
 // machine adds a machine.

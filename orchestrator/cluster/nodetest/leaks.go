@@ -30,8 +30,11 @@ func (m *Machine) cleared() {
 	n := cluster.Node{Dir: m.node()}
 	for end := time.Now().Add(settle); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if bundles, _ := filepath.Glob(filepath.Join(n.StateDir(), "bundles", "*")); len(bundles) == 0 { // the pattern is good
-			return
+			break
 		}
+	}
+	for end := time.Now().Add(limit); m.busy != nil && m.busy() && time.Now().Before(end); {
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 

@@ -5,6 +5,7 @@ package nodetest
 import (
 	"bytes"
 	"fmt"
+	"os/exec"
 	"slices"
 	"strings"
 )
@@ -19,6 +20,9 @@ func (c *Cluster) Keelson(m *Machine, args ...string) (string, error) {
 	}
 	return out.String(), nil
 }
+
+// start starts a command on the machine.
+func (m *Machine) start(cmd *exec.Cmd) error { return m.Do(cmd.Start) }
 
 // Node is the directory of the machine's node.
 func (m *Machine) Node() string { return m.node() }

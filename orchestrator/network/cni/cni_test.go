@@ -287,6 +287,14 @@ func TestKeelsonAsAPlugin(t *testing.T) {
 	c.PortMappings = nil
 	_, err = runtime.Attach(ctx, "two", pod.Path(), c)
 	require.ErrorContains(t, err, "the node's agent does not answer")
+
+	require.NoError(t, Remove(filepath.Join(dir, "conf"), filepath.Join(dir, "bin"), socket))
+	require.NoError(t, runtime.Ready(), "it was installed for another agent, and is gone")
+	for range 2 {
+		require.NoError(t, Remove(filepath.Join(dir, "conf"), filepath.Join(dir, "bin"), "/nowhere"))
+		require.ErrorContains(t, runtime.Ready(), "no valid configuration")
+		require.NoFileExists(t, filepath.Join(dir, "bin", PluginName))
+	}
 }
 
 func handle(t *testing.T, ns *testkit.NetNS) *netlink.Handle {

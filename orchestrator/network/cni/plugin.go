@@ -25,6 +25,9 @@ const PluginName = "keelson-cni"
 // confVersion is the version of the specification that Install writes: the newest that all current runtimes know.
 const confVersion = "1.0.0"
 
+// confName is the name of the file that Install writes.
+const confName = "10-keelson.conflist"
+
 // patience is how long the plugin waits for the agent.
 const patience = 2 * time.Minute
 
@@ -147,7 +150,29 @@ func Install(confDir, binDir, program, socket string) error {
 	if err := replace(filepath.Join(binDir, PluginName), func(path string) error { return os.Symlink(program, path) }); err != nil {
 		return err
 	}
-	return replace(filepath.Join(confDir, "10-keelson.conflist"), func(path string) error { return os.WriteFile(path, b, 0o644) })
+	return replace(filepath.Join(confDir, confName), func(path string) error { return os.WriteFile(path, b, 0o644) })
+}
+
+// Remove undoes Install. A configuration that names another socket belongs to somebody else, and stays with the plugin.
+func Remove(confDir, binDir, socket string) error {
+	file := filepath.Join(confDir, confName)
+	b, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cni: %w", err)
+	}
+	var conf struct{ Plugins []pluginConf }
+	if err := json.Unmarshal(b, &conf); err != nil || len(conf.Plugins) != 1 || conf.Plugins[0].Socket != socket {
+		return nil //nolint:nilerr // not what Install writes
+	}
+	for _, path := range []string{file, filepath.Join(binDir, PluginName)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("cni: %w", err)
+		}
+	}
+	return nil
 }
 
 // replace makes a file under another name and renames it, so that nobody sees a part of it.
