@@ -24,7 +24,7 @@ type behaviours map[string]func(t *testing.T, ns string)
 
 func TestBehaviours(t *testing.T) {
 	for _, part := range []behaviours{
-		restarts(), inits(), probes(), hooks(), messages(), commands(), variables(), subpaths(), security(), kubelet(), streams(), resizes(), images(), replicas(),
+		restarts(), inits(), probes(), hooks(), messages(), commands(), variables(), subpaths(), security(), kubelet(), streams(), resizes(), images(), replicas(), applications(),
 	} {
 		for name, run := range part {
 			t.Run(name, func(t *testing.T) {

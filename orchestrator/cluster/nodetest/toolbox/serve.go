@@ -198,6 +198,8 @@ func netTools() map[string]func([]string) error {
 		"resolve": resolve,
 		"dig":     dig,
 		"links":   links,
+		"keep":    keep,
+		"front":   front,
 	}
 }
 
