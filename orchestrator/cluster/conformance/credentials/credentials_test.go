@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 type behaviours map[string]func(t *testing.T, ns string)
 
 func TestBehaviours(t *testing.T) {
-	for _, part := range []behaviours{tokens(), bundles(), certificates()} {
+	for _, part := range []behaviours{tokens(), bundles(), certificates(), aggregation()} {
 		for name, run := range part {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -70,6 +70,21 @@ func newAuthority(t *testing.T, name string) *authority {
 	cert, err := x509.ParseCertificate(der)
 	require.NoError(t, err)
 	return &authority{key, cert}
+}
+
+// server makes a certificate for a server's name, with its key, in PEM.
+func (a *authority) server(t *testing.T, name string) (cert, key []byte) {
+	t.Helper()
+	own, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(2), DNSNames: []string{name}, NotBefore: a.cert.NotBefore, NotAfter: a.cert.NotAfter,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}, a.cert, own.Public(), a.key)
+	require.NoError(t, err)
+	secret, err := x509.MarshalECPrivateKey(own)
+	require.NoError(t, err)
+	return []byte(encoded(der)), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: secret})
 }
 
 func (a *authority) pem() string { return encoded(a.cert.Raw) }

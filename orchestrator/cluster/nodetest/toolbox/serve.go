@@ -200,6 +200,7 @@ func netTools() map[string]func([]string) error {
 		"links":   links,
 		"keep":    keep,
 		"front":   front,
+		"wardle":  serveWardle,
 	}
 }
 
