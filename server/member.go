@@ -206,6 +206,9 @@ func (m *member) newNode() (*raftnode.Node, error) {
 
 // connect tells the transport about the other members.
 func (m *member) connect() {
+	if m.boot.HadLog && m.cfg.Unsafe.ForceNewCluster {
+		return // they are about to be removed
+	}
 	for _, r := range m.boot.Remotes {
 		if r.ID != m.boot.MemberID {
 			m.transport.AddRemote(r.ID, r.PeerURLs)

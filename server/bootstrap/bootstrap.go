@@ -174,6 +174,9 @@ func (r *Result) restart(cfg *config.Config, env Env) (err error) {
 	r.Recovered = raftnode.Recovered{HardState: contents.HardState, Entries: contents.Entries, Snapshot: r.snapshot(marker)}
 	env.Logger.Info("restarting local member", zap.String("cluster-id", hex(meta.GetClusterID())), zap.String("local-member-id", hex(r.MemberID)),
 		zap.Uint64("commit-index", contents.HardState.GetCommit()))
+	if cfg.Unsafe.ForceNewCluster {
+		return r.forceNewCluster(env.Logger)
+	}
 	return nil
 }
 

@@ -119,7 +119,8 @@ type Features struct {
 
 // Unsafe options trade data for something else.
 type Unsafe struct {
-	NoFsync bool
+	ForceNewCluster bool
+	NoFsync         bool
 }
 
 const (

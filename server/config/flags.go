@@ -119,6 +119,7 @@ func (c *Config) backendFlags(fs *pflag.FlagSet) {
 	fs.UintVar(&b.DefragAtStartMB, "bootstrap-defrag-threshold-megabytes", b.DefragAtStartMB, "Defragment at start if that frees at least so many megabytes (0: never).")
 	fs.IntVar(&b.CompactionBatchLimit, "compaction-batch-limit", b.CompactionBatchLimit, "Maximum revisions deleted in one step of a compaction.")
 	fs.DurationVar(&b.CompactionSleep, "compaction-sleep-interval", b.CompactionSleep, "Pause between the steps of a compaction.")
+	fs.BoolVar(&c.Unsafe.ForceNewCluster, "force-new-cluster", c.Unsafe.ForceNewCluster, "Make this member the only one of its cluster, when the others are lost: what it has not heard of is lost.")
 	fs.BoolVar(&c.Unsafe.NoFsync, "unsafe-no-fsync", c.Unsafe.NoFsync, "Do not sync files: unsafe, loses data.")
 }
 
