@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
 	"github.com/keelson-io/keelson/internal/clock"
@@ -58,14 +59,18 @@ func openDoors(cfg *config.Config, lg *zap.Logger) (_ *doors, err error) {
 	}()
 	l, o := &cfg.Listen, listen.Options{ReusePort: cfg.Listen.ReusePort, ReuseAddress: cfg.Listen.ReuseAddress}
 	split := len(l.ClientHTTPURLs) > 0
+	slots, err := clientSlots()
+	if err != nil {
+		return nil, err
+	}
 	for _, want := range []struct {
 		urls   []string
 		to     *[]*door
 		serves listen.Config
 	}{
 		{l.PeerURLs, &d.peers, listen.Config{HTTP: true}},
-		{l.ClientURLs, &d.clients, listen.Config{GRPC: true, HTTP: !split}},
-		{l.ClientHTTPURLs, &d.clients, listen.Config{HTTP: true}},
+		{l.ClientURLs, &d.clients, listen.Config{GRPC: true, HTTP: !split, Slots: slots}},
+		{l.ClientHTTPURLs, &d.clients, listen.Config{HTTP: true, Slots: slots}},
 		{l.MetricsURLs, &d.metrics, listen.Config{HTTP: true}},
 	} {
 		for _, url := range want.urls {
@@ -76,6 +81,21 @@ func openDoors(cfg *config.Config, lg *zap.Logger) (_ *doors, err error) {
 	}
 	d.security, err = newSecurity(cfg, clock.Real, lg)
 	return d, err
+}
+
+// reservedFiles is how many file descriptors are kept from clients, for the member's files and for other members.
+const reservedFiles = 150
+
+// clientSlots bounds the connections of clients by the limit of open files.
+func clientSlots() (chan struct{}, error) {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return nil, fmt.Errorf("limit of open files: %w", err)
+	}
+	if limit.Cur <= reservedFiles {
+		return nil, fmt.Errorf("the limit of open files is %d: it must be more than %d", limit.Cur, reservedFiles)
+	}
+	return make(chan struct{}, min(limit.Cur-reservedFiles, math.MaxInt32)), nil
 }
 
 // open adds a door, or what a URL says to the door that has its address already: a port may have plain connections and TLS.
@@ -183,9 +203,7 @@ func (d *doors) serveClients(g *grpc.Server, h http.Handler, fail func(error)) {
 		d.secure(at, d.security.client, "client", false, listen.HTTP2, listen.HTTP1)
 		switch {
 		case !at.serves.GRPC:
-			d.serveHTTPAt(at, h, fail)
-		case !at.serves.HTTP && at.serves.TLS == nil:
-			go serve(at.Listener)
+			d.serveHTTP(d.split(at).HTTP(), false, h, fail)
 		case !at.serves.HTTP:
 			go serve(d.split(at).GRPC())
 		default:

@@ -135,7 +135,8 @@ func TestTLSMixed(t *testing.T) {
 	k := newTLSKit(t)
 	client := k.ca.Issue("client", "client")
 	flags := append(k.flags("", "trusted-ca-file="+k.ca.CA, "client-cert-auth"), k.flags("peer-", "trusted-ca-file="+k.ca.CA, "client-cert-auth", "cert-allowed-cn=server")...)
-	c := servertest.NewSecure(t, 3, k.ca.TLS(client), append(servertest.Quick(), flags...)...)
+	flags = append(append(servertest.Quick(), "--snapshot-count=30", "--snapshot-catchup-entries=5", "--strict-reconfig-check=false"), flags...)
+	c := servertest.NewSecure(t, 3, k.ca.TLS(client), flags...)
 	c.RunProgram(c.Members[0], real)
 	c.Run(c.Members[1])
 	c.Run(c.Members[2])
@@ -164,6 +165,19 @@ func TestTLSMixed(t *testing.T) {
 	}
 	require.Contains(t, run(c.Members[1], "endpoint", "health", "--cluster"), "is healthy")
 	require.Equal(t, 3, strings.Count(run(c.Members[2], "member", "list"), "started"))
+
+	// A new member asks the others for the cluster, and gets its data from the leader as a snapshot.
+	kv := pb.NewKVClient(c.Dial(c.Members[1]))
+	for range 50 {
+		_, err := kv.Put(t.Context(), &pb.PutRequest{Key: []byte("many"), Value: []byte("times")})
+		require.NoError(t, err)
+	}
+	joiner := c.Add(flags...)
+	run(c.Members[0], "member", "add", joiner.Name, "--peer-urls="+joiner.PeerURL)
+	c.Run(joiner)
+	c.WaitReady(joiner)
+	require.Equal(t, "many\ntimes\n", run(joiner, "get", "many"))
+
 	out, err := exec.Command(ctl, "--endpoints=https://"+c.Members[1].Client, "--cacert="+k.ca.CA, "--command-timeout=2s", "get", "k").CombinedOutput()
 	require.Error(t, err, "without a certificate: %s", out)
 }

@@ -42,6 +42,9 @@ type Config struct {
 	Plain      bool // without TLS
 	TLS        *TLS // nil: none with TLS
 	GRPC, HTTP bool
+	// Slots bounds the connections that are open at the same time, on all listeners that have the same ones: further ones wait
+	// to be accepted. nil: no bound.
+	Slots chan struct{}
 }
 
 // Splitter shares a listener between gRPC and HTTP.
@@ -97,11 +100,17 @@ func (s *Splitter) Run() {
 	defer s.waiting.Wait()
 	pause := 5 * time.Millisecond
 	for {
+		if !s.takeSlot() {
+			return
+		}
 		c, err := s.base.Accept()
+		if err != nil {
+			s.freeSlot()
+		}
 		switch {
 		case err == nil:
 			pause = 5 * time.Millisecond
-			s.waiting.Go(func() { s.sort(&conn{Conn: c}) })
+			s.waiting.Go(func() { s.sort(&conn{Conn: c, closed: s.freeSlot}) })
 			continue
 		case errors.Is(err, net.ErrClosed) || s.ctx.Err() != nil:
 			s.Close()
@@ -112,6 +121,25 @@ func (s *Splitter) Run() {
 			pause = min(2*pause, acceptRetry)
 		case <-s.ctx.Done():
 		}
+	}
+}
+
+// takeSlot waits until a connection may be accepted, and says whether there will be any.
+func (s *Splitter) takeSlot() bool {
+	if s.cfg.Slots == nil {
+		return true
+	}
+	select {
+	case s.cfg.Slots <- struct{}{}:
+		return true
+	case <-s.ctx.Done():
+		return false
+	}
+}
+
+func (s *Splitter) freeSlot() {
+	if s.cfg.Slots != nil {
+		<-s.cfg.Slots
 	}
 }
 
@@ -233,6 +261,14 @@ type conn struct {
 	net.Conn
 	head    []byte   // read ahead
 	offered []string // protocols of a TLS client
+	once    sync.Once
+	closed  func() // called once
+}
+
+// Close closes the connection.
+func (c *conn) Close() error {
+	c.once.Do(c.closed)
+	return c.Conn.Close()
 }
 
 // peek reads ahead until there are n bytes, and returns all that were read ahead.

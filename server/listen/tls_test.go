@@ -357,6 +357,45 @@ func TestErrorsOfAcceptingDoNotEndAListener(t *testing.T) {
 	require.Equal(t, "HTTP/1.1", got)
 }
 
+// TestSlots has fewer slots than connections: the others wait until some are closed.
+func TestSlots(t *testing.T) {
+	ca := certs.New(t)
+	cfg := ca.TLS(ca.Issue("server", "server", "localhost"))
+	cfg.NextProtos = []string{HTTP2, HTTP1}
+	slots := make(chan struct{}, 2)
+	p := openPort(t, "https://127.0.0.1:0", Config{Plain: true, TLS: &TLS{Config: cfg}, GRPC: true, HTTP: true, Slots: slots})
+	for range 4 { // they are given back, however a connection ends
+		_, err := p.get(ca.TLS(), true)
+		require.NoError(t, err)
+		_, err = p.get(nil, false)
+		require.NoError(t, err)
+		_, err = p.get(certs.New(t).TLS(), false)
+		require.Error(t, err)
+		_, err = p.call(ca.TLS())
+		require.NoError(t, err)
+	}
+	var held []net.Conn
+	for range 2 {
+		c, err := net.Dial("tcp", p.addr)
+		require.NoError(t, err)
+		defer c.Close()
+		held = append(held, c)
+	}
+	require.Eventually(t, func() bool { return len(slots) == 2 }, 20*time.Second, time.Millisecond)
+	answered := make(chan error, 1)
+	go func() {
+		_, err := p.get(nil, false)
+		answered <- err
+	}()
+	select {
+	case err := <-answered:
+		t.Fatal("there was no slot", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	require.NoError(t, held[0].Close())
+	require.NoError(t, <-answered)
+}
+
 func TestAddress(t *testing.T) {
 	for _, c := range []struct {
 		url, network, addr string
