@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -44,9 +45,12 @@ type doors struct {
 	security  *security
 	splitters []*listen.Splitter
 	servers   []*http.Server
-	grpc      *grpc.Server
-	overHTTP  *overHTTP
 	streams   uint32 // largest number of streams on one connection
+
+	mu       sync.Mutex
+	drained  bool // nothing is served any more
+	grpc     *grpc.Server
+	overHTTP *overHTTP
 }
 
 // openDoors takes all addresses, and only then reads or makes certificates.
@@ -193,7 +197,14 @@ func (d *doors) serveMetrics(h http.Handler, fail func(error)) {
 
 // serveClients serves gRPC, and HTTP on the same port unless it has ports of its own.
 func (d *doors) serveClients(g *grpc.Server, h http.Handler, fail func(error)) {
-	d.grpc, d.overHTTP = g, &overHTTP{grpc: g, other: h}
+	over := &overHTTP{grpc: g, other: h}
+	d.mu.Lock()
+	drained := d.drained
+	d.grpc, d.overHTTP = g, over
+	d.mu.Unlock()
+	if drained {
+		return // the member stops before it has begun
+	}
 	serve := func(l net.Listener) {
 		if err := g.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) && !errors.Is(err, net.ErrClosed) {
 			fail(fmt.Errorf("serving %s: %w", l.Addr(), err))
@@ -209,32 +220,36 @@ func (d *doors) serveClients(g *grpc.Server, h http.Handler, fail func(error)) {
 		default:
 			s := d.split(at)
 			go serve(s.GRPC())
-			d.serveHTTP(s.HTTP(), true, d.overHTTP, fail)
+			d.serveHTTP(s.HTTP(), true, over, fail)
 		}
 	}
 }
 
 // drainClients lets the calls under way end; streams are ended by force when ctx does, or after a moment.
 func (d *doors) drainClients(ctx context.Context) {
-	if d.grpc == nil {
+	d.mu.Lock()
+	d.drained = true
+	g, over := d.grpc, d.overHTTP
+	d.mu.Unlock()
+	if g == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
-	if !d.overHTTP.drain(ctx) {
-		d.grpc.Stop() // gRPC cannot wait for calls that come over HTTP
+	if !over.drain(ctx) {
+		g.Stop() // gRPC cannot wait for calls that come over HTTP
 		return
 	}
 	done := make(chan struct{})
 	go func() {
-		d.grpc.GracefulStop()
+		g.GracefulStop()
 		close(done)
 	}()
 	select {
 	case <-done:
 	case <-ctx.Done():
 	}
-	d.grpc.Stop()
+	g.Stop()
 	<-done
 }
 
