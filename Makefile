@@ -88,9 +88,18 @@ etcd36: ## build the release of etcd that a cluster can be downgraded to into bi
 	@mkdir -p $(BIN)/peers
 	cd peers/etcd36 && CGO_ENABLED=0 $(GO) build -trimpath -o ../../$(BIN)/peers/etcd36 go.etcd.io/etcd/server/v3
 
-generate: ## regenerate api/*.pb.go (needs protoc and protoc-gen-go)
+generate: ## regenerate api/*.pb.go (needs protoc and protoc-gen-{go,go-grpc,grpc-gateway})
 	protoc -I api -I $$($(GO) list -m -f '{{.Dir}}' go.etcd.io/raft/v3) --go_out=. --go_opt=module=github.com/keelson-io/keelson \
 		api/walpb/record.proto api/snappb/snap.proto api/leasepb/lease.proto
+	# etcd's protos are imported as etcd/api/..., and want annotations that only their gateway needs.
+	@mkdir -p $(BIN)/proto/etcd/api && cp -r $$($(GO) list -m -f '{{.Dir}}' go.etcd.io/etcd/api/v3)/*pb $(BIN)/proto/etcd/api/ && chmod -R u+w $(BIN)/proto
+	@sed -i -e '/^import "\(google\/api\|protoc-gen-openapiv2\)/d' -e '/^ *option (google.api.http)/,/^ *};/d' -e '/^option (grpc.gateway/,/^};/d' \
+		$(BIN)/proto/etcd/api/*/*.proto
+	for s in v3lockpb/lock v3electionpb/election; do \
+		protoc -I api -I $(BIN)/proto --go_out=. --go_opt=module=github.com/keelson-io/keelson \
+			--go-grpc_out=. --go-grpc_opt=module=github.com/keelson-io/keelson \
+			--grpc-gateway_out=. --grpc-gateway_opt=module=github.com/keelson-io/keelson,grpc_api_configuration=api/$${s%/*}/gateway.yaml \
+			api/$$s.proto || exit 1; done
 
 cross: ## build for every supported platform
 	@for p in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64; do echo $$p; \

@@ -3,7 +3,9 @@
 //   - walpb: records of the write-ahead log
 //   - snappb: the envelope of a snapshot file
 //   - leasepb: lease records in the backend and the member-to-member lease query
+//   - v3lockpb, v3electionpb: the services of locks and elections, with their JSON gateway (gateway.yaml names the paths)
 //
-// The messages are field for field those that etcd 3.7 writes, under package names of their own, so that a test may link both.
-// After editing a .proto file run `make generate` (needs protoc).
+// The messages are field for field those of etcd 3.7. What is on disk has package names of its own; services have etcd's, which
+// clients call them by.
+// After editing a .proto file run `make generate` (needs protoc and the plugins that it names).
 package api

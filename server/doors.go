@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/raftnode/transport"
 	"github.com/keelson-io/keelson/server/config"
+	"github.com/keelson-io/keelson/server/httpapi/gateway"
 	"github.com/keelson-io/keelson/server/listen"
 	"github.com/keelson-io/keelson/server/tlsconfig"
 )
@@ -45,12 +47,18 @@ type doors struct {
 	security  *security
 	splitters []*listen.Splitter
 	servers   []*http.Server
-	streams   uint32 // largest number of streams on one connection
+	gateway   *gateway.Gateway // nil: none
+	streams   uint32           // largest number of streams on one connection
 
 	mu       sync.Mutex
 	drained  bool // nothing is served any more
 	grpc     *grpc.Server
 	overHTTP *overHTTP
+}
+
+// gatewayBytes is how long a JSON value may be: a request whose bytes are written as base64.
+func gatewayBytes(cfg *config.Config) int64 {
+	return int64(base64.StdEncoding.EncodedLen(int(cfg.Limits.MaxRequestBytes))) + grpcOverhead
 }
 
 // openDoors takes all addresses, and only then reads or makes certificates.
@@ -61,6 +69,11 @@ func openDoors(cfg *config.Config, lg *zap.Logger) (_ *doors, err error) {
 			d.close()
 		}
 	}()
+	if cfg.Features.EnableGateway {
+		if d.gateway, err = gateway.New(gatewayBytes(cfg)); err != nil {
+			return nil, err
+		}
+	}
 	l, o := &cfg.Listen, listen.Options{ReusePort: cfg.Listen.ReusePort, ReuseAddress: cfg.Listen.ReuseAddress}
 	split := len(l.ClientHTTPURLs) > 0
 	slots, err := clientSlots()
@@ -210,6 +223,9 @@ func (d *doors) serveClients(g *grpc.Server, h http.Handler, fail func(error)) {
 			fail(fmt.Errorf("serving %s: %w", l.Addr(), err))
 		}
 	}
+	if d.gateway != nil {
+		go serve(d.gateway.Listener())
+	}
 	for _, at := range d.clients {
 		d.secure(at, d.security.client, "client", false, listen.HTTP2, listen.HTTP1)
 		switch {
@@ -254,6 +270,9 @@ func (d *doors) drainClients(ctx context.Context) {
 }
 
 func (d *doors) close() {
+	if d.gateway != nil {
+		_ = d.gateway.Close()
+	}
 	for _, s := range d.servers {
 		_ = s.Close()
 	}

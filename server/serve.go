@@ -14,9 +14,13 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/keelson-io/keelson/api/v3electionpb"
+	"github.com/keelson-io/keelson/api/v3lockpb"
 	"github.com/keelson-io/keelson/mvcc"
+	"github.com/keelson-io/keelson/server/concurrency"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/httpapi"
+	"github.com/keelson-io/keelson/server/httpapi/gateway"
 	"github.com/keelson-io/keelson/server/listen"
 	"github.com/keelson-io/keelson/server/rpc"
 )
@@ -38,7 +42,7 @@ const prefaceTimeout = 20 * time.Second
 // grpcOverhead is what a message may be larger than the request in it, in bytes.
 const grpcOverhead = 512 << 10
 
-func newServices(cfg *config.Config, m *member, reg *prometheus.Registry) *services {
+func newServices(cfg *config.Config, m *member, gw *gateway.Gateway, reg *prometheus.Registry) *services {
 	guard := rpc.NewGuard(rpc.GuardConfig{
 		Lead: m.node.Lead, IsLearner: m.boot.Members.IsLearner, Election: cfg.Raft.Election, Clock: m.env.Clock,
 		Called: clientRequests(reg),
@@ -71,6 +75,7 @@ func newServices(cfg *config.Config, m *member, reg *prometheus.Registry) *servi
 			Registerer: reg, Logger: m.env.Logger,
 		},
 		Metrics: reg, ClusterVersion: m.boot.Members.Version, StorageVersion: m.storageVersion, Pprof: cfg.Features.EnablePprof,
+		Gateway: gw,
 	}
 	registerMetrics(reg, cfg, m)
 	access := httpapi.Access{Hosts: cfg.Security.HostWhitelist, Origins: cfg.Security.CORS, Logger: m.env.Logger}
@@ -81,18 +86,21 @@ func registerServices(g *grpc.Server, cfg *config.Config, m *member) {
 	header := &rpc.Header{ClusterID: m.boot.Members.ClusterID(), MemberID: m.boot.MemberID, Term: m.node.Term, Rev: m.state.Store.Rev}
 	errs := rpc.NewTranslator()
 	space := &rpc.SpaceGuard{MemberID: m.boot.MemberID, Quota: m.quota, Proposer: m.proposer}
-	rpc.NewKV(rpc.KVConfig{
+	kv := rpc.NewKV(rpc.KVConfig{
 		Header: header, Errors: errs, Proposer: m.proposer, Gate: m.gate, Store: m.state.Store, Leases: m.state.Leases, Space: space,
 		MaxTxnOps: int(cfg.Limits.MaxTxnOps), MaxRequestBytes: int(cfg.Limits.MaxRequestBytes),
 		Commit: func() error { return m.state.Backend().Commit() },
-	}).Register(g)
+	})
+	kv.Register(g)
 	pb.RegisterWatchServer(g, rpc.NewWatch(rpc.WatchConfig{
 		Header: header, Hub: m.watches, MaxResponseBytes: int(cfg.Limits.MaxRequestBytes) + grpcOverhead,
 		ProgressInterval: cfg.Features.WatchProgressInterval, Clock: m.env.Clock,
 	}))
-	pb.RegisterLeaseServer(g, rpc.NewLease(rpc.LeaseConfig{
-		Header: header, Errors: errs, Proposer: m.proposer, Leases: m.leasing, Space: space,
-	}))
+	leases := rpc.NewLease(rpc.LeaseConfig{Header: header, Errors: errs, Proposer: m.proposer, Leases: m.leasing, Space: space})
+	pb.RegisterLeaseServer(g, leases)
+	queues := concurrency.New(kv, leases, m.watches)
+	v3lockpb.RegisterLockServer(g, concurrency.NewLock(queues))
+	v3electionpb.RegisterElectionServer(g, concurrency.NewElection(queues))
 	pb.RegisterClusterServer(g, rpc.NewCluster(rpc.ClusterConfig{
 		Header: header, Errors: errs, Gate: m.gate, Members: m.boot.Members.Members, Change: m.reconfig,
 	}))

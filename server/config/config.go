@@ -113,6 +113,7 @@ type Log struct {
 type Features struct {
 	WatchProgressInterval time.Duration
 	EnablePprof           bool
+	EnableGateway         bool   // the JSON gateway
 	Metrics               string // basic or extensive
 	Gates                 Gates
 }
@@ -160,7 +161,7 @@ func Default() *Config {
 			WarnApply: 100 * time.Millisecond, WarnUnary: 300 * time.Millisecond,
 			RotateConfig: `{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}`,
 		},
-		Features: Features{WatchProgressInterval: 10 * time.Minute, Metrics: "basic"},
+		Features: Features{WatchProgressInterval: 10 * time.Minute, EnableGateway: true, Metrics: "basic"},
 		Upkeep:   Upkeep{AutoCompaction: AutoCompaction{Mode: CompactPeriodic, Retention: "0"}, CompactHashCheckTime: time.Minute, DowngradeCheckTime: 5 * time.Second},
 	}
 }

@@ -145,6 +145,7 @@ func (c *Config) logFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&l.WarnUnary, "warning-unary-request-duration", l.WarnUnary, "Warn when a unary request takes longer.")
 	f := &c.Features
 	fs.DurationVar(&f.WatchProgressInterval, "watch-progress-notify-interval", f.WatchProgressInterval, "Interval of progress notifications on idle watches.")
+	fs.BoolVar(&f.EnableGateway, "enable-grpc-gateway", f.EnableGateway, "Serve the JSON gateway under /v3/.")
 	fs.BoolVar(&f.EnablePprof, "enable-pprof", f.EnablePprof, "Serve runtime profiles under /debug/pprof/.")
 	fs.StringVar(&f.Metrics, "metrics", f.Metrics, "Detail of metrics: basic, or extensive with gRPC latency histograms.")
 	fs.Var(list{&c.Listen.MetricsURLs}, "listen-metrics-urls", "Comma-separated further URLs to serve /metrics and /health on.")

@@ -10,7 +10,8 @@
 //	header:{revision:3} kvs:{...} count:2
 //
 // Streams have a name: `watch.open w`, `watch.send w` with a request as input, `watch.recv w n=2`, `watch.close w`;
-// the same for `keepalive`. Expectations are written by the real etcd: run the tests with -rewrite -target=etcd.
+// the same for `keepalive` and `observe`. A call that is not waited for is begun by `begin c kv.Range` and ended by `end c`.
+// `http POST /v3/kv/range` and `ws.open`, `ws.send`, `ws.recv`, `ws.close` go to the JSON gateway (http.go). Expectations are written by the real etcd: run the tests with -rewrite -target=etcd.
 //
 // # Concurrency
 //
@@ -30,6 +31,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/datadriven"
+	"github.com/gorilla/websocket"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
@@ -37,6 +39,9 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
+
+	_ "github.com/keelson-io/keelson/api/v3electionpb" // registers the service
+	_ "github.com/keelson-io/keelson/api/v3lockpb"     // registers the service
 )
 
 // Timeout bounds every call of a script.
@@ -45,12 +50,23 @@ const Timeout = 10 * time.Second
 // Runner runs scripts over one connection.
 type Runner struct {
 	conn    *grpc.ClientConn
+	addr    string // of HTTP
 	streams map[string]*stream
+	calls   map[string]chan outcome
+	sockets map[string]*websocket.Conn
 }
 
-// NewRunner makes a Runner.
-func NewRunner(conn *grpc.ClientConn) *Runner {
-	return &Runner{conn: conn, streams: make(map[string]*stream)}
+// outcome is what a call gave.
+type outcome struct {
+	out string
+	err error
+}
+
+// NewRunner makes a Runner. addr is where HTTP is served.
+func NewRunner(conn *grpc.ClientConn, addr string) *Runner {
+	return &Runner{
+		conn: conn, addr: addr, streams: map[string]*stream{}, calls: map[string]chan outcome{}, sockets: map[string]*websocket.Conn{},
+	}
 }
 
 // stream is an open stream of a script.
@@ -64,10 +80,11 @@ type stream struct {
 var services = map[string]protoreflect.FullName{
 	"kv": "etcdserverpb.KV", "lease": "etcdserverpb.Lease", "cluster": "etcdserverpb.Cluster",
 	"maintenance": "etcdserverpb.Maintenance", "watch": "etcdserverpb.Watch",
+	"lock": "v3lockpb.Lock", "election": "v3electionpb.Election",
 }
 
 // streamMethods maps the names of stream commands to methods.
-var streamMethods = map[string]string{"watch": "watch.Watch", "keepalive": "lease.LeaseKeepAlive"}
+var streamMethods = map[string]string{"watch": "watch.Watch", "keepalive": "lease.LeaseKeepAlive", "observe": "election.Observe"}
 
 // RunFile runs a script.
 func (r *Runner) RunFile(t *testing.T, path string) {
@@ -95,8 +112,29 @@ func (r *Runner) run(t *testing.T, d *datadriven.TestData) (string, error) {
 		return "ok", nil
 	case streamMethods[kind] != "" && verb != "Watch":
 		return r.stream(t, d, kind, verb)
+	case d.Cmd == "http":
+		return r.http(t, d)
+	case kind == "ws":
+		return r.webSocket(t, d, verb)
+	case d.Cmd == "begin":
+		done := make(chan outcome, 1)
+		r.calls[d.CmdArgs[0].Key] = done
+		begun, name := *d, d.CmdArgs[1].Key // d is that of the next command soon
+		go func() {
+			out, err := r.call(t, &begun, name)
+			done <- outcome{out, err}
+		}()
+		return "ok", nil
+	case d.Cmd == "end":
+		o := <-r.calls[d.CmdArgs[0].Key]
+		return o.out, o.err
 	}
-	m, err := method(d.Cmd)
+	return r.call(t, d, d.Cmd)
+}
+
+// call makes one call and waits for its outcome.
+func (r *Runner) call(t *testing.T, d *datadriven.TestData, name string) (string, error) {
+	m, err := method(name)
 	if err != nil {
 		return "", err
 	}
@@ -169,7 +207,11 @@ func (r *Runner) stream(t *testing.T, d *datadriven.TestData, kind, verb string)
 		if err := prototext.Unmarshal([]byte(d.Input), req); err != nil {
 			t.Fatalf("%s: %v", d.Pos, err)
 		}
-		return "ok", s.SendMsg(req)
+		err := s.SendMsg(req)
+		if err == nil && !s.method.IsStreamingClient() {
+			err = s.CloseSend()
+		}
+		return "ok", err
 	case "recv":
 		n := 1
 		d.MaybeScanArgs(t, "n", &n)

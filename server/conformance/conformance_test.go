@@ -31,7 +31,7 @@ func runAll(t *testing.T, addr string, members int) {
 		if members > 1 && strings.HasPrefix(filepath.Base(f), alone) {
 			continue
 		}
-		t.Run(filepath.Base(f), func(t *testing.T) { NewRunner(conn).RunFile(t, f) })
+		t.Run(filepath.Base(f), func(t *testing.T) { NewRunner(conn, addr).RunFile(t, f) })
 	}
 }
 

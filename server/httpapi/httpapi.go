@@ -1,5 +1,5 @@
-// Package httpapi is what a member serves over plain HTTP beside gRPC: health checks, metrics, its version and, when
-// enabled, runtime profiles.
+// Package httpapi is what a member serves over plain HTTP beside gRPC: health checks, metrics, its version, the JSON gateway
+// and, when enabled, runtime profiles.
 //
 // Paths, parameters and bodies are etcd's: monitoring that reads an etcd member reads this one.
 //
@@ -17,6 +17,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.etcd.io/etcd/api/v3/version"
+
+	"github.com/keelson-io/keelson/server/httpapi/gateway"
 )
 
 // Config is what the handlers need.
@@ -26,6 +28,7 @@ type Config struct {
 	ClusterVersion func() string // "" while it is not decided
 	StorageVersion func() string // "" if unknown
 	Pprof          bool
+	Gateway        *gateway.Gateway // nil: no JSON gateway
 }
 
 // NewClient makes the handler of the client port.
@@ -35,6 +38,9 @@ func NewClient(cfg Config) http.Handler {
 	mux.Handle("/metrics", promhttp.HandlerFor(cfg.Metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("/version", Version(cfg.ClusterVersion, cfg.StorageVersion))
 	mux.Handle("/debug/vars", expvar.Handler())
+	if cfg.Gateway != nil {
+		cfg.Gateway.Register(mux)
+	}
 	if cfg.Pprof {
 		mux.HandleFunc("/debug/pprof/", pprof.Index)
 		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)

@@ -94,6 +94,7 @@ type Machine struct {
 type delivery struct {
 	waiter *propose.Waiter
 	result apply.Result
+	full   bool // the member's own quota is passed, and no alarm said so yet
 }
 
 // New makes a machine for a state whose backend has applied everything up to consistent.
@@ -154,7 +155,7 @@ func (m *Machine) execute(entries []*raftpb.Entry) (conf []confResult, err error
 func (m *Machine) deliver(conf []confResult) {
 	for i := range m.done {
 		d := &m.done[i]
-		if errors.Is(d.result.Err, errdefs.ErrNoSpace) && !m.cfg.State.Alarms.Active(pb.AlarmType_NOSPACE) {
+		if d.full {
 			m.cfg.Proposer.RaiseNoSpace(d.waiter, d.result)
 		} else if d.waiter != nil {
 			d.waiter.Deliver(d.result)
@@ -199,8 +200,10 @@ func (m *Machine) applyNormal(e *raftpb.Entry, replayed bool) error {
 	if err != nil {
 		return err
 	}
-	if w != nil || errors.Is(res.Err, errdefs.ErrNoSpace) {
-		m.done = append(m.done, delivery{w, res})
+	// Asked now: a later entry of the batch may clear the alarm that refused this one.
+	full := errors.Is(res.Err, errdefs.ErrNoSpace) && !m.cfg.State.Alarms.Active(pb.AlarmType_NOSPACE)
+	if w != nil || full {
+		m.done = append(m.done, delivery{w, res, full})
 	}
 	return nil
 }
