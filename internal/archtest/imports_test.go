@@ -108,7 +108,7 @@ func goFiles(t *testing.T) []string {
 			}
 			return nil
 		}
-		if strings.HasSuffix(rel, ".go") && !strings.HasSuffix(rel, ".pb.go") {
+		if strings.HasSuffix(rel, ".go") && !strings.HasSuffix(rel, ".pb.go") && !strings.HasSuffix(rel, ".pb.gw.go") {
 			files = append(files, rel)
 		}
 		return nil
