@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -60,7 +61,7 @@ func newTLSKit(t *testing.T) *tlsKit {
 	return k
 }
 
-// flags are those of both sides; %s is "" or "peer-".
+// flags are those of one side: "" or "peer-".
 func (k *tlsKit) flags(side string, more ...string) []string {
 	out := []string{"--" + side + "cert-file=" + k.server.Cert, "--" + side + "key-file=" + k.server.Key}
 	for _, f := range more {
@@ -74,6 +75,12 @@ func TestTLSVerdictsAreEtcds(t *testing.T) {
 	real := servertest.Oracle(t, "etcd")
 	k := newTLSKit(t)
 	for name, flags := range map[string][]string{
+		"in a file": {
+			"client-transport-security: {cert-file: " + k.server.Cert + ", key-file: " + k.server.Key + ", trusted-ca-file: " + k.ca.CA +
+				", allowed-cn: [alice, bob], skip-client-san-verification: true}",
+			"peer-transport-security: {cert-file: " + k.server.Cert + ", key-file: " + k.server.Key + ", trusted-ca-file: " + k.ca.CA +
+				", client-cert-auth: true, allowed-hostname: [alice.example, localhost]}",
+		},
 		"names": append(k.flags("", "trusted-ca-file="+k.ca.CA, "client-cert-auth"),
 			append(k.flags("peer-", "trusted-ca-file="+k.ca.CA, "cert-allowed-cn=alice,carol"), "--client-cert-allowed-hostname=alice.example")...),
 		"revoked": append(k.flags("", "trusted-ca-file="+k.ca.CA),
@@ -92,11 +99,22 @@ func TestTLSVerdictsAreEtcds(t *testing.T) {
 	}
 }
 
-// verdicts runs a member and says whom its ports take. Without a program it runs in this process.
+// verdicts runs a member and says whom its ports take. Without a program it runs in this process. Flags may be lines of a
+// configuration file instead.
 func (k *tlsKit) verdicts(t *testing.T, flags []string, program string) (out []string) {
 	metrics := servertest.FreeAddr(t)
 	c := servertest.NewSecure(t, 1, k.clients["alice"], append(append(servertest.Quick(), flags...), "--listen-metrics-urls=https://"+metrics)...)
 	m := c.Members[0]
+	if !strings.HasPrefix(flags[0], "--") {
+		m.Flags = slices.DeleteFunc(m.Flags, func(f string) bool { return slices.Contains(flags, f) })
+		lines := flags
+		for _, f := range c.Args(m) {
+			lines = append(lines, strings.Replace(strings.TrimPrefix(f, "--"), "=", ": ", 1))
+		}
+		file := filepath.Join(t.TempDir(), "etcd.yaml")
+		certs.Write(t, file, []byte(strings.Join(lines, "\n")))
+		m.Flags = []string{"--config-file=" + file}
+	}
 	if program == "" {
 		c.Run(m)
 	} else {
