@@ -13,7 +13,10 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/apimachinery/pkg/util/proxy"
+
+	"github.com/keelson-io/keelson/internal/upgrade"
 )
 
 // secret says which headers are for the API server alone.
@@ -35,7 +38,11 @@ func (c *Connector) Forward(w http.ResponseWriter, r *http.Request, to *Target) 
 	}
 	hijacked := &hijacker{ResponseWriter: w}
 	defer context.AfterFunc(ctx, hijacked.close)()
-	h := proxy.NewUpgradeAwareHandler(to.URL, to.via, to.rewritten, to.upgraded, &responder{c, to})
+	via := to.via
+	if httpstream.IsUpgradeRequest(r) {
+		via = upgrade.Transport(via)
+	}
+	h := proxy.NewUpgradeAwareHandler(to.URL, via, to.rewritten, to.upgraded, &responder{c, to})
 	h.UseLocationHost = true
 	if to.upgraded {
 		h.Location.RawQuery = to.URL.RawQuery

@@ -19,6 +19,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/proxy"
 	streamproxy "k8s.io/apiserver/pkg/util/proxy"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/keelson-io/keelson/internal/upgrade"
 )
 
 // streamsOf reads which streams are asked for. A terminal has one for output and errors.
@@ -196,7 +198,7 @@ func backend() *http.Transport {
 
 // through sends a request to the runtime as it is.
 func through(to *url.URL) http.Handler {
-	h := proxy.NewUpgradeAwareHandler(to, backend(), false, true, refuser{})
+	h := proxy.NewUpgradeAwareHandler(to, upgrade.Transport(backend()), false, true, refuser{})
 	h.UseLocationHost = true
 	return h
 }
