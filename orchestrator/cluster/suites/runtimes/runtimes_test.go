@@ -3,6 +3,7 @@
 package runtimes
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,12 +26,17 @@ var cluster *nodetest.Cluster
 const (
 	foreignRuntime = "ctr"
 	foreignNetwork = "cni"
+	ownParts       = "own" // only for measurements
 )
 
 func TestMain(m *testing.M) {
 	o := nodetest.Options{
 		Nodes: []string{foreignRuntime, foreignNetwork},
 		Equip: map[string]nodetest.Equipment{foreignRuntime: nodetest.Containerd, foreignNetwork: plugins},
+	}
+	flag.Parse()
+	if flag.Lookup("test.bench").Value.String() != "" {
+		o.Nodes = append(o.Nodes, ownParts)
 	}
 	os.Exit(nodetest.Main(m, o, func(c *nodetest.Cluster) { cluster = c }))
 }
