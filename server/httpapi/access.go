@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 
+	"github.com/gorilla/websocket"
 	"go.uber.org/zap"
 )
 
@@ -33,6 +34,11 @@ func (a Access) Wrap(next http.Handler) http.Handler {
 			allowOrigin(w.Header(), "*")
 		case has(a.Origins, origin):
 			allowOrigin(w.Header(), origin)
+		}
+		// No browser asks before it opens a WebSocket.
+		if origin := r.Header.Get("Origin"); origin != "" && websocket.IsWebSocketUpgrade(r) && !has(a.Origins, origin) {
+			http.Error(w, fmt.Sprintf("Pages of %q are not allowed to connect; see --cors.", origin), http.StatusForbidden)
+			return
 		}
 		if r.Method == http.MethodOptions {
 			w.WriteHeader(http.StatusOK)

@@ -15,7 +15,7 @@ func TestAccess(t *testing.T) {
 		name           string
 		hosts, origins []string
 		host, origin   string
-		secure         bool
+		secure, socket bool
 		method         string
 		status         int
 		allowed        string
@@ -30,6 +30,9 @@ func TestAccess(t *testing.T) {
 		{name: "origin", origins: []string{"http://o:1", "http://p:1"}, origin: "http://p:1", status: 200, allowed: "http://p:1"},
 		{name: "other origin", origins: []string{"http://o:1"}, origin: "http://p:1", status: 200},
 		{name: "no origin", origins: []string{"http://o:1"}, status: 200},
+		{name: "socket of an origin", origins: []string{"http://o:1"}, origin: "http://o:1", socket: true, status: 200, allowed: "http://o:1"},
+		{name: "socket of another origin", origins: []string{"http://o:1"}, origin: "http://p:1", socket: true, status: 403},
+		{name: "socket of no page", origins: []string{"http://o:1"}, socket: true, status: 200},
 		{name: "options", origins: []string{"http://o:1"}, origin: "http://o:1", method: http.MethodOptions, status: 200, allowed: "http://o:1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -42,6 +45,10 @@ func TestAccess(t *testing.T) {
 			}
 			if c.origin != "" {
 				r.Header.Set("Origin", c.origin)
+			}
+			if c.socket {
+				r.Header.Set("Connection", "Upgrade")
+				r.Header.Set("Upgrade", "websocket")
 			}
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, r)

@@ -24,7 +24,7 @@ const farewell = 5 * time.Second
 // serveWebSocket carries a call over a WebSocket: each message of the client is a value of the request, each message to it one
 // of the response.
 func (g *Gateway) serveWebSocket(w http.ResponseWriter, r *http.Request) {
-	// Any origin may connect: a page has no token of the user's that a browser would add by itself.
+	// Which origins may connect was asked before, for all of HTTP.
 	up := websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }}
 	protocols := websocket.Subprotocols(r)
 	if len(protocols) > 0 && protocols[0] == bearer {
