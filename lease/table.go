@@ -377,3 +377,19 @@ func (t *Table) Keys(id ID) ([]string, error) {
 	slices.Sort(keys)
 	return keys, nil
 }
+
+// CheckKeys calls check for the keys of a lease, in no order, until it fails, and returns its error; nil if there is no such
+// lease. check must not call the table.
+func (t *Table) CheckKeys(id ID, check func(key string) error) error {
+	l, sh := t.lookup(id)
+	if l == nil {
+		return nil
+	}
+	defer sh.mu.Unlock()
+	for _, k := range l.keys {
+		if err := check(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}

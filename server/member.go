@@ -20,6 +20,9 @@ import (
 	"github.com/keelson-io/keelson/raftnode/transport"
 	"github.com/keelson-io/keelson/server/alarm"
 	"github.com/keelson-io/keelson/server/apply"
+	"github.com/keelson-io/keelson/server/auth"
+	"github.com/keelson-io/keelson/server/auth/token"
+	"github.com/keelson-io/keelson/server/auth/verify"
 	"github.com/keelson-io/keelson/server/autocompact"
 	"github.com/keelson-io/keelson/server/bootstrap"
 	"github.com/keelson-io/keelson/server/config"
@@ -32,6 +35,7 @@ import (
 	"github.com/keelson-io/keelson/server/readgate"
 	"github.com/keelson-io/keelson/server/reconfig"
 	"github.com/keelson-io/keelson/server/replica"
+	"github.com/keelson-io/keelson/server/rpc"
 	"github.com/keelson-io/keelson/server/tlsconfig"
 	"github.com/keelson-io/keelson/server/upkeep"
 	"github.com/keelson-io/keelson/wal"
@@ -48,6 +52,9 @@ type member struct {
 	transport *transport.Transport
 	proposer  *propose.Proposer
 	gate      *readgate.Gate
+	tokens    token.Provider
+	passwords *verify.Verifier
+	access    *rpc.Access
 	quota     *quota.Quota
 	leasing   *leasing.Service
 	reconfig  *reconfig.Reconfigurer
@@ -93,12 +100,15 @@ func (c cluster) SetVersion(r *membershippb.ClusterVersionSetRequest) error {
 }
 
 func newMember(cfg *config.Config, env bootstrap.Env, boot *bootstrap.Result, tls *tlsconfig.Side, fail func(error)) (*member, error) {
-	m := &member{cfg: cfg, env: env, boot: boot, stopping: make(chan struct{})}
+	m := &member{cfg: cfg, env: env, boot: boot, passwords: verify.New(cfg.Auth.BcryptCost), stopping: make(chan struct{})}
+	var err error
+	if m.tokens, err = m.newTokens(); err != nil {
+		return nil, err
+	}
 	if err := m.openState(); err != nil {
 		return nil, err
 	}
 	ref := &raftRef{}
-	var err error
 	if m.transport, err = transport.New(transport.Config{
 		ID: boot.MemberID, ClusterID: boot.Members.ClusterID(), LocalURLs: cfg.Listen.AdvertisePeerURLs,
 		Raft: peerRaft{ref, boot.Members}, Snapshots: boot.Snapshots,
@@ -121,6 +131,14 @@ func newMember(cfg *config.Config, env bootstrap.Env, boot *bootstrap.Result, tl
 	return m, nil
 }
 
+func (m *member) newTokens() (token.Provider, error) {
+	return token.New(m.cfg.Auth.Token, token.Config{
+		TTL: m.cfg.Auth.TokenTTL, Patience: m.cfg.RequestTimeout(), Clock: m.env.Clock,
+		Applied:     func() uint64 { return m.node.Applied() },
+		WaitApplied: func(ctx context.Context, index uint64) error { return m.node.WaitApplied(ctx, index) },
+	})
+}
+
 // openState reads the state from the backend.
 func (m *member) openState() error {
 	lg, be := m.env.Logger, m.boot.Backend
@@ -130,6 +148,10 @@ func (m *member) openState() error {
 		Clock: m.env.Clock, Logger: lg.Named("lease"), Registerer: m.env.Registerer,
 	})
 	if err := leases.Restore(replica.Rows{Backend: be, Bucket: backend.Lease}); err != nil {
+		return err
+	}
+	users, err := auth.Open(replica.AuthRows{Backend: be}, m.tokens, m.passwords.Cost())
+	if err != nil {
 		return err
 	}
 	store, err := mvcc.Open(be, mvcc.Config{
@@ -144,7 +166,8 @@ func (m *member) openState() error {
 		store.Close()
 		return err
 	}
-	m.state = replica.NewState(be, store, leases, alarms, m.boot.Members)
+	m.state = &replica.State{Store: store, Leases: leases, Alarms: alarms, Auth: users, Members: m.boot.Members}
+	m.state.SetBackend(be)
 	m.quota = quota.New(m.cfg.Backend.QuotaBytes, func() int64 { return m.state.Backend().SizeInUse() })
 	m.watches = watch.NewHub(store.Log(), store, watch.Config{Logger: lg.Named("watch"), Registerer: m.env.Registerer})
 	return nil
@@ -153,7 +176,7 @@ func (m *member) openState() error {
 func (m *member) newMachine(ref *raftRef, fail func(error)) *replica.Machine {
 	boot := m.boot
 	applier := apply.New(apply.Config{
-		Store: m.state.Store, Leases: m.state.Leases, Alarms: m.state.Alarms, Quota: m.quota,
+		Store: m.state.Store, Leases: m.state.Leases, Alarms: m.state.Alarms, Auth: m.state.Auth, Tokens: m.tokens, Quota: m.quota,
 		Cluster: cluster{boot.Members, func() *replica.State { return m.state }, func() { ref.ForceSnapshot() }},
 		Header: func() *pb.ResponseHeader {
 			return &pb.ResponseHeader{ClusterId: boot.Members.ClusterID(), MemberId: boot.MemberID, RaftTerm: m.node.Term()}
@@ -227,6 +250,10 @@ func (m *member) compose() {
 	m.gate = &readgate.Gate{
 		ReadIndex: m.node.ReadIndex, Applied: m.node.Applied, WaitApplied: m.node.WaitApplied, Timeout: m.cfg.RequestTimeout(),
 	}
+	m.access = &rpc.Access{
+		State: m.state.Auth, Tokens: m.tokens, Leases: m.state.Leases, Gate: m.gate,
+		ClientCertAuth: m.cfg.Security.Client.ClientCertAuth, Logger: m.env.Logger.Named("auth"),
+	}
 	m.leasing = leasing.New(leasing.Config{
 		Table: m.state.Leases, IsLeader: m.node.IsLeader,
 		Confirm: func(ctx context.Context) error {
@@ -249,7 +276,7 @@ func (m *member) compose() {
 		Stopped: m.stopping, Clock: m.env.Clock,
 	})
 	m.upkeep = upkeep.New(upkeep.Config{
-		MemberID: m.boot.MemberID, Proposer: m.proposer, Raft: m.node, Members: members, Leases: m.state.Leases,
+		MemberID: m.boot.MemberID, Proposer: m.proposer, Raft: m.node, Members: members, Leases: m.state.Leases, Auth: m.state.Auth,
 		Peers: m.env.Peers, Timeout: m.cfg.RequestTimeout(), Clock: m.env.Clock, Logger: m.env.Logger,
 	})
 	m.checker = corruption.New(corruption.Config{
@@ -284,6 +311,7 @@ func (m *member) background(ctx context.Context, work *sync.WaitGroup) {
 		func(ctx context.Context) error { return m.upkeep.Relieve(ctx, own, m.quota.Relieved) },
 		func(ctx context.Context) error { m.state.Leases.Run(ctx); return nil },
 		func(ctx context.Context) error { purger.Run(ctx); return nil },
+		func(ctx context.Context) error { m.tokens.Run(ctx); return nil },
 	} {
 		work.Go(func() { _ = duty(ctx) })
 	}
@@ -323,9 +351,17 @@ func (m *member) peerHandler() http.Handler {
 	mux.Handle(leasing.RenewPath+"/", m.leasing.Handler())
 	mux.Handle(corruption.Path, m.checker.Handler())
 	mux.Handle("/", membership.NewHandler(membership.HandlerConfig{
-		Cluster: m.boot.Members, Promote: m.reconfig.Promote, Gate: m.gate.Wait, StorageVersion: m.storageVersion, Logger: m.env.Logger,
+		Cluster: m.boot.Members, Promote: m.promote, Gate: m.gate.Wait, StorageVersion: m.storageVersion, Logger: m.env.Logger,
 	}))
 	return mux
+}
+
+// promote promotes a learner for a client of another member.
+func (m *member) promote(ctx context.Context, id uint64) ([]*membership.Member, error) {
+	if err := m.access.Admin(ctx); err != nil {
+		return nil, err
+	}
+	return m.reconfig.Promote(ctx, id)
 }
 
 func (m *member) storageVersion() string {

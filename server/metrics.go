@@ -31,6 +31,9 @@ func registerMetrics(reg prometheus.Registerer, cfg *config.Config, m *member) {
 			Namespace: "etcd", Subsystem: "server", Name: "proposals_failed_total", Help: "The total number of failed proposals seen.",
 		}, func() float64 { return float64(m.proposer.Failed()) }),
 		gauge("quota_backend_bytes", "Current backend storage quota size in bytes.", func() float64 { return float64(m.quota.Limit()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: "etcd_debugging", Subsystem: "auth", Name: "revision", Help: "The current revision of auth store.",
+		}, func() float64 { return float64(m.state.Auth.Load().Revision()) }),
 		fixed("id", "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID.", "server_id", membership.FormatID(m.boot.MemberID)),
 		fixed("version", "Which version is running. 1 for 'server_version' label with current version.", "server_version", version.Version),
 		fixed("go_version", "Which Go version server is running with. 1 for 'server_go_version' label with current version.", "server_go_version", runtime.Version()),

@@ -86,35 +86,46 @@ func registerServices(g *grpc.Server, cfg *config.Config, m *member) {
 	header := &rpc.Header{ClusterID: m.boot.Members.ClusterID(), MemberID: m.boot.MemberID, Term: m.node.Term, Rev: m.state.Store.Rev}
 	errs := rpc.NewTranslator()
 	space := &rpc.SpaceGuard{MemberID: m.boot.MemberID, Quota: m.quota, Proposer: m.proposer}
+	authorized := rpc.Authorized{Proposer: m.proposer, Access: m.access}
 	kv := rpc.NewKV(rpc.KVConfig{
-		Header: header, Errors: errs, Proposer: m.proposer, Gate: m.gate, Store: m.state.Store, Leases: m.state.Leases, Space: space,
+		Header: header, Errors: errs, Proposer: authorized, Access: m.access, Gate: m.gate, Store: m.state.Store, Leases: m.state.Leases, Space: space,
 		MaxTxnOps: int(cfg.Limits.MaxTxnOps), MaxRequestBytes: int(cfg.Limits.MaxRequestBytes),
 		Commit: func() error { return m.state.Backend().Commit() },
 	})
 	kv.Register(g)
 	pb.RegisterWatchServer(g, rpc.NewWatch(rpc.WatchConfig{
-		Header: header, Hub: m.watches, MaxResponseBytes: int(cfg.Limits.MaxRequestBytes) + grpcOverhead,
+		Header: header, Hub: m.watches, Access: m.access, Errors: errs, MaxResponseBytes: int(cfg.Limits.MaxRequestBytes) + grpcOverhead,
 		ProgressInterval: cfg.Features.WatchProgressInterval, Clock: m.env.Clock,
 	}))
-	leases := rpc.NewLease(rpc.LeaseConfig{Header: header, Errors: errs, Proposer: m.proposer, Leases: m.leasing, Space: space})
+	leases := rpc.NewLease(rpc.LeaseConfig{
+		Header: header, Errors: errs, Proposer: authorized, Access: m.access, Gate: m.gate, Leases: m.leasing, Space: space,
+	})
 	pb.RegisterLeaseServer(g, leases)
 	queues := concurrency.New(kv, leases, m.watches)
 	v3lockpb.RegisterLockServer(g, concurrency.NewLock(queues))
 	v3electionpb.RegisterElectionServer(g, concurrency.NewElection(queues))
 	pb.RegisterClusterServer(g, rpc.NewCluster(rpc.ClusterConfig{
-		Header: header, Errors: errs, Gate: m.gate, Members: m.boot.Members.Members, Change: m.reconfig,
+		Header: header, Errors: errs, Access: m.access, Gate: m.gate, Members: m.boot.Members.Members, Change: m.reconfig,
 	}))
-	pb.RegisterMaintenanceServer(g, rpc.NewMaintenance(rpc.MaintenanceConfig{
+	pb.RegisterMaintenanceServer(g, rpc.GuardMaintenance(maintenance(m, header, errs), m.access, errs))
+	pb.RegisterAuthServer(g, rpc.NewAuth(rpc.AuthConfig{
+		Errors: errs, Proposer: m.proposer, Access: m.access, Gate: m.gate,
+		Passwords: m.passwords, Tokens: m.tokens, Logger: m.access.Logger,
+	}))
+	hs := health.NewServer()
+	hs.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+	healthpb.RegisterHealthServer(g, hs)
+}
+
+func maintenance(m *member, header *rpc.Header, errs *rpc.Translator) *rpc.Maintenance {
+	return rpc.NewMaintenance(rpc.MaintenanceConfig{
 		Header: header, Errors: errs, Proposer: m.proposer, Raft: m.node,
 		Backend: func() rpc.Backend { return m.state.Backend() }, Hasher: m.state.Store,
 		Alarms:     func() []*pb.AlarmMember { return m.state.Alarms.Get(pb.AlarmType_NONE) },
 		QuotaBytes: m.quota.Limit(), IsLearner: m.boot.Members.IsLearner, StorageVersion: m.storageVersion,
 		Versions: m.boot.Members, Gate: m.gate,
 		MoveLeader: m.moveLeader, Logger: m.env.Logger,
-	}))
-	hs := health.NewServer()
-	hs.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
-	healthpb.RegisterHealthServer(g, hs)
+	})
 }
 
 // readOneKey is the read of the health checks.

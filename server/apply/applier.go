@@ -12,6 +12,7 @@ import (
 	"github.com/keelson-io/keelson/lease"
 	"github.com/keelson-io/keelson/mvcc"
 	"github.com/keelson-io/keelson/server/alarm"
+	"github.com/keelson-io/keelson/server/auth"
 	"github.com/keelson-io/keelson/server/errdefs"
 	"github.com/keelson-io/keelson/server/quota"
 )
@@ -27,11 +28,19 @@ type Cluster interface {
 	SetDowngrade(r *membershippb.DowngradeInfoSetRequest) error
 }
 
+// Tokens notes who was authenticated.
+type Tokens interface {
+	// Assign returns the token of a user, made from what the command carries and the index of the entry before it.
+	Assign(user, prefix string, index uint64) (string, error)
+}
+
 // Config is what an Applier works on.
 type Config struct {
 	Store   *mvcc.Store
 	Leases  *lease.Table
 	Alarms  *alarm.Store
+	Auth    *auth.State
+	Tokens  Tokens
 	Quota   *quota.Quota
 	Cluster Cluster
 	Header  func() *pb.ResponseHeader // cluster id, member id and raft term of this member; the revision is filled in here
@@ -63,14 +72,18 @@ func HasEffect(r *pb.InternalRaftRequest) bool {
 	return r.Range == nil && r.AuthUserGet == nil && r.AuthRoleGet == nil && r.AuthStatus == nil
 }
 
-// Apply executes one command. wanted says that somebody on this member waits for the result; without it, range requests
-// inside transactions are not evaluated. The returned error is fatal to the member: ErrUnknownCommand or a failing disk.
-func (a *Applier) Apply(r *pb.InternalRaftRequest, wanted bool) (Result, error) {
+// Apply executes the command of the entry at index. wanted says that somebody on this member waits for the result; without
+// it, range requests inside transactions are not evaluated. The returned error is fatal to the member: ErrUnknownCommand or a
+// failing disk.
+func (a *Applier) Apply(index uint64, r *pb.InternalRaftRequest, wanted bool) (Result, error) {
 	if err := a.refuse(r); err != nil {
 		return Result{Err: err}, nil
 	}
+	if err := a.cfg.Auth.Load().Permit(identity(r), a.cfg.Leases, r); err != nil {
+		return Result{Err: err}, nil
+	}
 	fits := a.cfg.Quota.Available(cost(r))
-	res, err := a.execute(r, wanted)
+	res, err := a.execute(index, r, wanted)
 	if err == nil && res.Err == nil && !fits {
 		res.Err = errdefs.ErrNoSpace
 	}
@@ -105,7 +118,7 @@ func cost(r *pb.InternalRaftRequest) int {
 	return 0
 }
 
-func (a *Applier) execute(r *pb.InternalRaftRequest, wanted bool) (Result, error) {
+func (a *Applier) execute(index uint64, r *pb.InternalRaftRequest, wanted bool) (Result, error) {
 	switch {
 	case r.Put != nil:
 		return a.put(r.Put), nil
@@ -125,6 +138,8 @@ func (a *Applier) execute(r *pb.InternalRaftRequest, wanted bool) (Result, error
 		return a.leaseCheckpoint(r.LeaseCheckpoint), nil
 	case r.Alarm != nil:
 		return a.alarm(r.Alarm)
+	case r.Authenticate != nil:
+		return a.authenticate(index, r.Authenticate), nil
 	case r.ClusterVersionSet != nil:
 		return Result{}, a.cfg.Cluster.SetVersion(r.ClusterVersionSet)
 	case r.ClusterMemberAttrSet != nil:
@@ -133,6 +148,9 @@ func (a *Applier) execute(r *pb.InternalRaftRequest, wanted bool) (Result, error
 		return Result{}, a.cfg.Cluster.SetDowngrade(r.DowngradeInfoSet)
 	case r.DowngradeVersionTest != nil:
 		return Result{}, nil // exists for etcd's own tests and has no effect there either
+	}
+	if res, ok := a.manage(r); ok {
+		return res, nil
 	}
 	return Result{}, fmt.Errorf("%w: %s", ErrUnknownCommand, fieldsOf(r))
 }

@@ -1,9 +1,9 @@
 // Package apply executes the commands of the replicated log.
 //
 // It is one exhaustive switch over the command (Applier.execute), with a file for each family: kv.go, txn.go, range.go,
-// lease.go. Alarms and the quota are checks before the switch. Everything here is deterministic and equal to etcd 3.7:
+// lease.go, auth.go. Alarms, permissions and the quota are checks before the switch. Everything here is deterministic and equal to etcd 3.7:
 // the same log gives the same revisions, the same rows and the same hashes on every member, whichever program it runs.
-// So a check may depend on replicated state only (keys, leases, alarms), never on time, on load or on the size of a file;
+// So a check may depend on replicated state only (keys, leases, alarms, users and roles), never on time, on load or on the size of a file;
 // the quota decides only about the answer (ErrNoSpace after the command was executed) and about raising an alarm, which
 // is a command itself.
 //

@@ -6,8 +6,8 @@
 //	no           new                       a new cluster, unless its members know this one already
 //	no           existing                  the running cluster, asked for its members
 //
-// Nothing is written before the configuration has been found to fit. What another version of the storage wrote, or what
-// this version cannot guard (authentication), is refused.
+// Nothing is written before the configuration has been found to fit. What a newer version of the
+// storage wrote is refused.
 //
 // # Concurrency
 //
@@ -237,9 +237,6 @@ func (r *Result) snapshot(marker *walpb.Snapshot) *raftpb.Snapshot {
 	}}
 }
 
-// authEnabledKey is the row of the auth bucket that decides whether this version may open the state.
-var authEnabledKey = []byte("authEnabled")
-
 // newestStorage is the newest storage version that this version reads.
 const newestStorage = "3.7"
 
@@ -252,9 +249,6 @@ func checkState(be *backend.Backend) error {
 		if newer {
 			return fmt.Errorf("storage version %s is newer than %s, the newest that this version knows", v, newestStorage)
 		}
-	}
-	if v := be.Get(backend.Auth, authEnabledKey); len(v) == 1 && v[0] == 1 {
-		return errors.New("authentication is enabled in it, which this version does not enforce: disable it first (etcdctl auth disable)")
 	}
 	return nil
 }

@@ -17,6 +17,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/crypto/bcrypt"
 )
 
 // Config is the configuration of one member.
@@ -29,6 +31,7 @@ type Config struct {
 	Raft      Raft
 	Backend   Backend
 	Limits    Limits
+	Auth      Auth
 	Log       Log
 	Features  Features
 	Upkeep    Upkeep
@@ -98,6 +101,13 @@ type Limits struct {
 	KeepAliveTimeout     time.Duration
 }
 
+// Auth tunes authentication.
+type Auth struct {
+	Token      string // kind of tokens with its options: simple, jwt,..., or "" for none
+	TokenTTL   time.Duration
+	BcryptCost uint // outside of what bcrypt has: its default
+}
+
 // Log says what is logged where.
 type Log struct {
 	Level        string
@@ -156,6 +166,7 @@ func Default() *Config {
 			MaxTxnOps: 128, MaxRequestBytes: 3 << 19, MaxConcurrentStreams: 1<<32 - 1,
 			KeepAliveMinTime: 5 * time.Second, KeepAliveInterval: 2 * time.Hour, KeepAliveTimeout: 20 * time.Second,
 		},
+		Auth: Auth{Token: "simple", TokenTTL: 300 * time.Second, BcryptCost: uint(bcrypt.DefaultCost)},
 		Log: Log{
 			Level: "info", Format: "json", Outputs: []string{"default"},
 			WarnApply: 100 * time.Millisecond, WarnUnary: 300 * time.Millisecond,

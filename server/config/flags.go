@@ -73,6 +73,7 @@ func (c *Config) flags() (fs *pflag.FlagSet, file *string) {
 	c.backendFlags(fs)
 	c.limitFlags(fs)
 	c.securityFlags(fs)
+	c.authFlags(fs)
 	c.logFlags(fs)
 	c.upkeepFlags(fs)
 	return fs, file
@@ -131,6 +132,13 @@ func (c *Config) limitFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&l.KeepAliveMinTime, "grpc-keepalive-min-time", l.KeepAliveMinTime, "Minimum interval between the pings of a client.")
 	fs.DurationVar(&l.KeepAliveInterval, "grpc-keepalive-interval", l.KeepAliveInterval, "Interval of the server's pings to a client (0: none).")
 	fs.DurationVar(&l.KeepAliveTimeout, "grpc-keepalive-timeout", l.KeepAliveTimeout, "How long an unanswered ping keeps a connection open.")
+}
+
+func (c *Config) authFlags(fs *pflag.FlagSet) {
+	a := &c.Auth
+	fs.StringVar(&a.Token, "auth-token", a.Token, "Kind of the tokens of users, with its options: simple, or jwt,sign-method=...,pub-key=...,priv-key=...,ttl=...")
+	fs.UintVar(&a.BcryptCost, "bcrypt-cost", a.BcryptCost, "Cost of hashing passwords with bcrypt, from 4 to 31.")
+	fs.Var(seconds{&a.TokenTTL}, "auth-token-ttl", "Time (in seconds) for which a simple token that is not used is good.")
 }
 
 func (c *Config) logFlags(fs *pflag.FlagSet) {

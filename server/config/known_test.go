@@ -13,7 +13,7 @@ import (
 
 // elsewhere begin the flags of etcd that belong to parts which are not here.
 var elsewhere = []string{
-	"discovery", "distributed-tracing-", "enable-distributed-tracing", "auth-token", "bcrypt-cost", "cors", "host-whitelist", "enable-grpc-gateway",
+	"discovery", "distributed-tracing-", "enable-distributed-tracing", "cors", "host-whitelist", "enable-grpc-gateway",
 }
 
 // differs are defaults that the help of etcd words in another way.

@@ -42,6 +42,22 @@ func (m millis) Set(s string) error {
 	return nil
 }
 
+// seconds is a duration given as a number of seconds.
+type seconds struct{ v *time.Duration }
+
+func (s seconds) String() string { return strconv.FormatInt(int64(*s.v/time.Second), 10) }
+func (s seconds) Type() string   { return "uint" }
+
+// Set takes a number of seconds.
+func (s seconds) Set(text string) error {
+	n, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		return err
+	}
+	*s.v = time.Duration(n) * time.Second
+	return nil
+}
+
 // state is new or existing.
 type state struct{ existing *bool }
 

@@ -9,6 +9,8 @@
 //	----
 //	header:{revision:3} kvs:{...} count:2
 //
+// `login NAME password=...` authenticates; a command with as=NAME is then made with that user's token.
+//
 // Streams have a name: `watch.open w`, `watch.send w` with a request as input, `watch.recv w n=2`, `watch.close w`;
 // the same for `keepalive` and `observe`. A call that is not waited for is begun by `begin c kv.Range` and ended by `end c`.
 // `http POST /v3/kv/range` and `ws.open`, `ws.send`, `ws.recv`, `ws.close` go to the JSON gateway (http.go). Expectations are written by the real etcd: run the tests with -rewrite -target=etcd.
@@ -33,7 +35,9 @@ import (
 	"github.com/cockroachdb/datadriven"
 	"github.com/gorilla/websocket"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
@@ -54,6 +58,7 @@ type Runner struct {
 	streams map[string]*stream
 	calls   map[string]chan outcome
 	sockets map[string]*websocket.Conn
+	tokens  map[string]string // of users
 }
 
 // outcome is what a call gave.
@@ -66,6 +71,7 @@ type outcome struct {
 func NewRunner(conn *grpc.ClientConn, addr string) *Runner {
 	return &Runner{
 		conn: conn, addr: addr, streams: map[string]*stream{}, calls: map[string]chan outcome{}, sockets: map[string]*websocket.Conn{},
+		tokens: map[string]string{},
 	}
 }
 
@@ -81,6 +87,7 @@ var services = map[string]protoreflect.FullName{
 	"kv": "etcdserverpb.KV", "lease": "etcdserverpb.Lease", "cluster": "etcdserverpb.Cluster",
 	"maintenance": "etcdserverpb.Maintenance", "watch": "etcdserverpb.Watch",
 	"lock": "v3lockpb.Lock", "election": "v3electionpb.Election",
+	"auth": "etcdserverpb.Auth",
 }
 
 // streamMethods maps the names of stream commands to methods.
@@ -110,6 +117,8 @@ func (r *Runner) run(t *testing.T, d *datadriven.TestData) (string, error) {
 		d.ScanArgs(t, "ms", &ms)
 		time.Sleep(time.Duration(ms) * time.Millisecond)
 		return "ok", nil
+	case d.Cmd == "login":
+		return r.login(t, d)
 	case streamMethods[kind] != "" && verb != "Watch":
 		return r.stream(t, d, kind, verb)
 	case d.Cmd == "http":
@@ -138,7 +147,7 @@ func (r *Runner) call(t *testing.T, d *datadriven.TestData, name string) (string
 	if err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), Timeout)
+	ctx, cancel := context.WithTimeout(r.caller(t, d), Timeout)
 	defer cancel()
 	if m.IsStreamingServer() {
 		return r.serverStream(ctx, m, d.Input)
@@ -151,6 +160,33 @@ func (r *Runner) call(t *testing.T, d *datadriven.TestData, name string) (string
 		return "", err
 	}
 	return format(resp), nil
+}
+
+// login authenticates a user and keeps the token.
+func (r *Runner) login(t *testing.T, d *datadriven.TestData) (string, error) {
+	req := &pb.AuthenticateRequest{Name: d.CmdArgs[0].Key}
+	d.MaybeScanArgs(t, "password", &req.Password)
+	ctx, cancel := context.WithTimeout(context.Background(), Timeout)
+	defer cancel()
+	resp, err := pb.NewAuthClient(r.conn).Authenticate(ctx, req)
+	if err == nil {
+		r.tokens[req.Name] = resp.Token
+	}
+	return "ok", err
+}
+
+// caller is the context of calls of the user whom a command names.
+func (r *Runner) caller(t *testing.T, d *datadriven.TestData) context.Context {
+	name := ""
+	if d.MaybeScanArgs(t, "as", &name); name == "" {
+		return context.Background()
+	}
+	return WithToken(context.Background(), r.tokens[name])
+}
+
+// WithToken makes the calls of ctx those of the user who has a token.
+func WithToken(ctx context.Context, token string) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, rpctypes.TokenFieldNameGRPC, token)
 }
 
 // serverStream prints all messages of a stream, one a line.
@@ -188,7 +224,7 @@ func (r *Runner) stream(t *testing.T, d *datadriven.TestData, kind, verb string)
 		if err != nil {
 			return "", err
 		}
-		ctx, cancel := context.WithCancel(context.Background())
+		ctx, cancel := context.WithCancel(r.caller(t, d))
 		cs, err := r.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, path(m))
 		if err != nil {
 			cancel()

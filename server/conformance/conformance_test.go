@@ -2,7 +2,10 @@ package conformance
 
 import (
 	"flag"
+	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,15 +18,15 @@ import (
 
 var target = flag.String("target", "", "address of a fresh member to run the scripts against, instead of the targets of the tests")
 
+var insecureOption = grpc.WithTransportCredentials(insecure.NewCredentials())
+
 // alone is how scripts begin that need a cluster of one.
 const alone = "alone_"
 
 // runAll runs every script, in order, against one fresh target.
 func runAll(t *testing.T, addr string, members int) {
 	t.Helper()
-	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	require.NoError(t, err)
-	defer conn.Close()
+	conn := dial(t, addr)
 	files, err := filepath.Glob("testdata/*.txt")
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
@@ -32,6 +35,27 @@ func runAll(t *testing.T, addr string, members int) {
 			continue
 		}
 		t.Run(filepath.Base(f), func(t *testing.T) { NewRunner(conn, addr).RunFile(t, f) })
+	}
+}
+
+// usersScript is run against a target of its own.
+const usersScript = "testdata/users/users.txt"
+
+// TestUsers runs the script about users and permissions: against one member, against each of three, and against the real
+// etcd.
+func TestUsers(t *testing.T) {
+	oracle := servertest.New(t, 1, "--bcrypt-cost=4")
+	oracle.RunProgram(oracle.Members[0], servertest.Oracle(t, "etcd"))
+	oracle.WaitReady(oracle.Members[0])
+	targets := map[string]string{"etcd": oracle.Members[0].Client, "one": servertest.Start(t, 1, "--bcrypt-cost=4").Members[0].Client}
+	for i := range 3 {
+		targets[fmt.Sprintf("three/%d", i)] = servertest.Start(t, 3, "--bcrypt-cost=4").Members[i].Client
+	}
+	if *target != "" {
+		targets = map[string]string{"target": *target}
+	}
+	for _, name := range slices.Sorted(maps.Keys(targets)) {
+		t.Run(name, func(t *testing.T) { NewRunner(dial(t, targets[name])).RunFile(t, usersScript) })
 	}
 }
 

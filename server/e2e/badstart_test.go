@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/keelson-io/keelson/server/servertest"
 )
@@ -174,28 +173,4 @@ func logged(m *member, text string) error {
 		err = os.ErrNotExist
 	}
 	return err
-}
-
-// TestAuthentication: Keelson has none yet, so it refuses directories that need it, also if only the log says so.
-func TestAuthentication(t *testing.T) {
-	t.Parallel()
-	for name, end := range ends {
-		c := startCluster(t, []kind{etcd})
-		m := c.Members[0]
-		populate(t, c.on[m], 1, 20)
-		ctx := within(t, patience)
-		_, err := c.on[m].RoleAdd(ctx, &pb.AuthRoleAddRequest{Name: "root"})
-		require.NoError(t, err)
-		_, err = c.on[m].UserAdd(ctx, &pb.AuthUserAddRequest{Name: "root", Password: "secret"})
-		require.NoError(t, err)
-		_, err = c.on[m].UserGrantRole(ctx, &pb.AuthUserGrantRoleRequest{User: "root", Role: "root"})
-		require.NoError(t, err)
-		_, err = c.on[m].AuthEnable(ctx, &pb.AuthEnableRequest{})
-		require.NoError(t, err)
-		end(c, m)
-		out := startFails(t, c.Args(m)...)
-		t.Logf("after %s: %s", name, lastLine(out))
-		require.Regexp(t, "[aA]uth", lastLine(out))
-		require.NotContains(t, out, "secret")
-	}
 }

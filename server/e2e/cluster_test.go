@@ -44,12 +44,12 @@ type services struct {
 	conn *grpc.ClientConn
 }
 
-func dialAddr(t testing.TB, addr string) services {
-	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
+func dialAddr(t testing.TB, addr string, opts ...grpc.DialOption) services {
+	conn, err := grpc.NewClient(addr, append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.5, MaxDelay: 200 * time.Millisecond},
 			MinConnectTimeout: time.Second,
-		}))
+		}))...)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	return services{

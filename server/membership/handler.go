@@ -9,8 +9,10 @@ import (
 	"strconv"
 	"strings"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/api/v3/version"
 	"go.uber.org/zap"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/keelson-io/keelson/server/errdefs"
 )
@@ -26,7 +28,7 @@ const (
 // HandlerConfig is what the handlers need.
 type HandlerConfig struct {
 	Cluster *Cluster
-	// Promote promotes a learner and returns the members afterwards.
+	// Promote promotes a learner for the client whose token is in the incoming metadata, and returns the members afterwards.
 	Promote func(ctx context.Context, id uint64) ([]*Member, error)
 	// Gate waits until this member has applied everything that was committed before the call.
 	Gate func(context.Context) error
@@ -86,7 +88,11 @@ func (h *handler) promote(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("member %s not found in cluster", text), http.StatusNotFound)
 		return
 	}
-	members, err := h.cfg.Promote(r.Context(), id)
+	ctx := r.Context()
+	if t := r.Header.Get(tokenHeader); t != "" {
+		ctx = metadata.NewIncomingContext(ctx, metadata.Pairs(rpctypes.TokenFieldNameGRPC, t))
+	}
+	members, err := h.cfg.Promote(ctx, id)
 	if err == nil {
 		writeMembers(w, members)
 		return

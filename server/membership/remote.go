@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"github.com/coreos/go-semver/semver"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/api/v3/version"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/keelson-io/keelson/server/errdefs"
 )
@@ -208,6 +210,19 @@ func PromoteRemote(ctx context.Context, client *http.Client, peerURL string, id 
 	return nil, fmt.Errorf("member promote: unknown error(%s)", body)
 }
 
+// tokenHeader passes the token of the client on for whom the leader is asked.
+const tokenHeader = "Authorization"
+
+// token is that of the client whose call ctx belongs to, or "".
+func token(ctx context.Context) string {
+	for _, key := range []string{rpctypes.TokenFieldNameGRPC, rpctypes.TokenFieldNameSwagger} {
+		if ts := metadata.ValueFromIncomingContext(ctx, key); len(ts) > 0 {
+			return ts[0]
+		}
+	}
+	return ""
+}
+
 type answer struct {
 	status int
 	header http.Header
@@ -224,6 +239,9 @@ func ask(ctx context.Context, client *http.Client, method, url string) (*answer,
 	req, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
 		return nil, err
+	}
+	if t := token(ctx); method == http.MethodPost && t != "" {
+		req.Header.Set(tokenHeader, t)
 	}
 	resp, err := cl.Do(req)
 	if err != nil {

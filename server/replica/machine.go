@@ -18,6 +18,7 @@ import (
 	"github.com/keelson-io/keelson/mvcc/backend"
 	"github.com/keelson-io/keelson/server/alarm"
 	"github.com/keelson-io/keelson/server/apply"
+	"github.com/keelson-io/keelson/server/auth"
 	"github.com/keelson-io/keelson/server/errdefs"
 	"github.com/keelson-io/keelson/server/membership"
 	"github.com/keelson-io/keelson/server/propose"
@@ -66,16 +67,13 @@ type State struct {
 	Store   *mvcc.Store
 	Leases  *lease.Table
 	Alarms  *alarm.Store
+	Auth    *auth.State
 	Members *membership.Cluster
 	backend atomic.Pointer[backend.Backend]
 }
 
-// NewState gathers the parts of the state.
-func NewState(be *backend.Backend, store *mvcc.Store, leases *lease.Table, alarms *alarm.Store, members *membership.Cluster) *State {
-	s := &State{Store: store, Leases: leases, Alarms: alarms, Members: members}
-	s.backend.Store(be)
-	return s
-}
+// SetBackend sets the backend that the parts of a new State were read from.
+func (s *State) SetBackend(be *backend.Backend) { s.backend.Store(be) }
 
 // Backend is the present backend; a snapshot from the leader replaces it.
 func (s *State) Backend() *backend.Backend { return s.backend.Load() }
@@ -196,7 +194,7 @@ func (m *Machine) applyNormal(e *raftpb.Entry, replayed bool) error {
 			return nil
 		}
 	}
-	res, err := m.cfg.Applier.Apply(cmd, w != nil)
+	res, err := m.cfg.Applier.Apply(e.GetIndex(), cmd, w != nil)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/keelson-io/keelson/lease"
 	"github.com/keelson-io/keelson/mvcc/backend"
+	"github.com/keelson-io/keelson/server/auth"
 	"github.com/keelson-io/keelson/server/membership"
 )
 
@@ -57,9 +58,42 @@ func (t Tables) ForEach(b membership.Bucket, fn func(key, value []byte) error) e
 	return t.Backend.ForEach(t.bucket(b), fn)
 }
 
+// AuthRows adapts a backend to the tables of auth.
+type AuthRows struct{ Backend *backend.Backend }
+
+func (r AuthRows) bucket(t auth.Table) backend.Bucket {
+	switch t {
+	case auth.TableAuth:
+		return backend.Auth
+	case auth.TableUsers:
+		return backend.AuthUsers
+	case auth.TableRoles:
+		return backend.AuthRoles
+	}
+	panic(fmt.Sprintf("replica: there is no table %d of auth", t))
+}
+
+// Get reads a row.
+func (r AuthRows) Get(t auth.Table, key []byte) []byte { return r.Backend.Get(r.bucket(t), key) }
+
+// Put writes a row.
+func (r AuthRows) Put(t auth.Table, key, value []byte) { r.Backend.Put(r.bucket(t), key, value) }
+
+// Delete removes a row.
+func (r AuthRows) Delete(t auth.Table, key []byte) { r.Backend.Delete(r.bucket(t), key) }
+
+// ForEach calls fn for every row, in the order of the keys.
+func (r AuthRows) ForEach(t auth.Table, fn func(key, value []byte) error) error {
+	return r.Backend.ForEach(r.bucket(t), fn)
+}
+
 // replace puts another backend under all parts of the state. The old one is closed in the background: readers may still
 // hold views of it.
 func (s *State) replace(be *backend.Backend) error {
+	// Permissions before the keys: nobody reads new keys by old rights.
+	if err := s.Auth.Restore(AuthRows{be}); err != nil {
+		return err
+	}
 	// Leases first: restoring the keys attaches them to their leases.
 	if err := s.Leases.Restore(Rows{be, backend.Lease}); err != nil {
 		return err

@@ -21,6 +21,7 @@ type Reconfigurer interface {
 type ClusterConfig struct {
 	Header  *Header
 	Errors  *Translator
+	Access  *Access
 	Gate    ReadGate
 	Members func() []*membership.Member
 	Change  Reconfigurer
@@ -47,6 +48,9 @@ func (s *Cluster) MemberAdd(ctx context.Context, r *pb.MemberAddRequest) (*pb.Me
 	if err := membership.ValidateURLs(r.PeerURLs); err != nil {
 		return nil, rpctypes.ErrGRPCMemberBadURLs
 	}
+	if err := s.cfg.Access.Admin(ctx); err != nil {
+		return nil, s.cfg.Errors.GRPC(err)
+	}
 	m, all, err := s.cfg.Change.AddMember(ctx, r.PeerURLs, r.IsLearner)
 	if err != nil {
 		return nil, s.cfg.Errors.GRPC(err)
@@ -57,6 +61,9 @@ func (s *Cluster) MemberAdd(ctx context.Context, r *pb.MemberAddRequest) (*pb.Me
 
 // MemberRemove removes a member.
 func (s *Cluster) MemberRemove(ctx context.Context, r *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
+	if err := s.cfg.Access.Admin(ctx); err != nil {
+		return nil, s.cfg.Errors.GRPC(err)
+	}
 	all, err := s.cfg.Change.RemoveMember(ctx, r.ID)
 	if err != nil {
 		return nil, s.cfg.Errors.GRPC(err)
@@ -66,6 +73,9 @@ func (s *Cluster) MemberRemove(ctx context.Context, r *pb.MemberRemoveRequest) (
 
 // MemberUpdate changes the peer URLs of a member.
 func (s *Cluster) MemberUpdate(ctx context.Context, r *pb.MemberUpdateRequest) (*pb.MemberUpdateResponse, error) {
+	if err := s.cfg.Access.Admin(ctx); err != nil {
+		return nil, s.cfg.Errors.GRPC(err)
+	}
 	all, err := s.cfg.Change.UpdateMember(ctx, r.ID, r.PeerURLs)
 	if err != nil {
 		return nil, s.cfg.Errors.GRPC(err)
@@ -75,6 +85,9 @@ func (s *Cluster) MemberUpdate(ctx context.Context, r *pb.MemberUpdateRequest) (
 
 // MemberPromote makes a learner a voting member.
 func (s *Cluster) MemberPromote(ctx context.Context, r *pb.MemberPromoteRequest) (*pb.MemberPromoteResponse, error) {
+	if err := s.cfg.Access.Admin(ctx); err != nil {
+		return nil, s.cfg.Errors.GRPC(err)
+	}
 	all, err := s.cfg.Change.PromoteMember(ctx, r.ID)
 	if err != nil {
 		return nil, s.cfg.Errors.GRPC(err)
@@ -88,6 +101,9 @@ func (s *Cluster) MemberList(ctx context.Context, r *pb.MemberListRequest) (*pb.
 		if err := s.cfg.Gate.Wait(ctx); err != nil {
 			return nil, s.cfg.Errors.GRPC(err)
 		}
+	}
+	if err := s.cfg.Access.Known(ctx); err != nil {
+		return nil, s.cfg.Errors.GRPC(err)
 	}
 	return &pb.MemberListResponse{Header: s.header(), Members: memberMessages(s.cfg.Members())}, nil
 }

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"errors"
+	"maps"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/raft/v3"
@@ -12,6 +13,7 @@ import (
 	"github.com/keelson-io/keelson/lease"
 	"github.com/keelson-io/keelson/mvcc"
 	"github.com/keelson-io/keelson/raftnode"
+	"github.com/keelson-io/keelson/server/auth"
 	"github.com/keelson-io/keelson/server/errdefs"
 	"github.com/keelson-io/keelson/server/membership"
 )
@@ -19,7 +21,7 @@ import (
 // translation is the one table from the members' errors to what clients see. Where etcd returns the client-side form of an
 // error (and so code Unknown on the wire), so does this table.
 func translation() map[error]error {
-	return map[error]error{
+	table := map[error]error{
 		membership.ErrIDRemoved:            rpctypes.ErrGRPCMemberNotFound,
 		membership.ErrIDNotFound:           rpctypes.ErrGRPCMemberNotFound,
 		membership.ErrIDExists:             rpctypes.ErrGRPCMemberExist,
@@ -66,6 +68,31 @@ func translation() map[error]error {
 		raft.ErrProposalDropped:   status.Error(codes.Unknown, raft.ErrProposalDropped.Error()),
 		raftnode.ErrLeaderChanged: rpctypes.ErrGRPCLeaderChanged,
 		raftnode.ErrTimeout:       rpctypes.ErrGRPCTimeout,
+	}
+	maps.Copy(table, authTranslation())
+	return table
+}
+
+func authTranslation() map[error]error {
+	return map[error]error{
+		auth.ErrRootUserNotExist:     rpctypes.ErrGRPCRootUserNotExist,
+		auth.ErrRootRoleNotExist:     rpctypes.ErrGRPCRootRoleNotExist,
+		auth.ErrUserAlreadyExist:     rpctypes.ErrGRPCUserAlreadyExist,
+		auth.ErrUserEmpty:            rpctypes.ErrGRPCUserEmpty,
+		auth.ErrUserNotFound:         rpctypes.ErrGRPCUserNotFound,
+		auth.ErrRoleAlreadyExist:     rpctypes.ErrGRPCRoleAlreadyExist,
+		auth.ErrRoleNotFound:         rpctypes.ErrGRPCRoleNotFound,
+		auth.ErrRoleEmpty:            rpctypes.ErrGRPCRoleEmpty,
+		auth.ErrPermissionNotGiven:   rpctypes.ErrGRPCPermissionNotGiven,
+		auth.ErrFailed:               rpctypes.ErrGRPCAuthFailed,
+		auth.ErrNoPasswordUser:       status.Error(codes.Unknown, auth.ErrNoPasswordUser.Error()),
+		auth.ErrPermissionDenied:     rpctypes.ErrGRPCPermissionDenied,
+		auth.ErrRoleNotGranted:       rpctypes.ErrGRPCRoleNotGranted,
+		auth.ErrPermissionNotGranted: rpctypes.ErrGRPCPermissionNotGranted,
+		auth.ErrNotEnabled:           rpctypes.ErrGRPCAuthNotEnabled,
+		auth.ErrOldRevision:          rpctypes.ErrGRPCAuthOldRevision,
+		auth.ErrInvalidToken:         rpctypes.ErrGRPCInvalidAuthToken,
+		auth.ErrInvalidManagement:    rpctypes.ErrGRPCInvalidAuthMgmt,
 	}
 }
 

@@ -11,13 +11,14 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/keelson-io/keelson/server/auth"
 	"github.com/keelson-io/keelson/server/errdefs"
 )
 
 // TestTranslationIsTotal finds errors of the shared vocabulary that nobody translates.
 func TestTranslationIsTotal(t *testing.T) {
 	table := translation()
-	for _, err := range errdefs.All() {
+	for _, err := range append(errdefs.All(), auth.Errors()...) {
 		require.Contains(t, table, err, "%v", err)
 	}
 }

@@ -17,7 +17,8 @@ import (
 type KVConfig struct {
 	Header          *Header
 	Errors          *Translator
-	Proposer        Proposer
+	Proposer        Proposer // Authorized
+	Access          *Access
 	Gate            ReadGate
 	Store           Store
 	Leases          interface{ Exists(id lease.ID) bool }
@@ -94,18 +95,34 @@ func (s *KV) read(ctx context.Context, r *pb.RangeRequest, use func(*apply.Range
 	if err := checkRange(r); err != nil {
 		return err
 	}
-	if !r.Serializable {
-		if err := s.cfg.Gate.Wait(ctx); err != nil {
-			return s.cfg.Errors.GRPC(err)
-		}
+	reading, err := s.begin(ctx, r)
+	if err != nil {
+		return s.cfg.Errors.GRPC(err)
 	}
 	txn := s.cfg.Store.Read()
 	defer txn.Close()
 	reply, err := apply.Range(txn, r)
+	if changed := reading.Done(); changed != nil {
+		err = changed
+	}
 	if err != nil {
 		return s.cfg.Errors.GRPC(err)
 	}
 	return use(reply)
+}
+
+// begin waits until a range may be read, and for the right to read it.
+func (s *KV) begin(ctx context.Context, r *pb.RangeRequest) (reading, error) {
+	if !r.Serializable {
+		if err := s.cfg.Gate.Wait(ctx); err != nil {
+			return reading{}, err
+		}
+	}
+	reading, err := s.cfg.Access.read(ctx)
+	if err == nil {
+		err = reading.Range(r.Key, r.RangeEnd)
+	}
+	return reading, err
 }
 
 // streamFirstChunk is the number of keys in the first message of a range stream.
@@ -117,14 +134,22 @@ func (s *KV) RangeStream(r *pb.RangeRequest, stream pb.KV_RangeStreamServer) err
 	if err := checkRangeStream(r); err != nil {
 		return err
 	}
-	if !r.Serializable {
-		if err := s.cfg.Gate.Wait(stream.Context()); err != nil {
-			return s.cfg.Errors.GRPC(err)
-		}
+	reading, err := s.begin(stream.Context(), r)
+	if err != nil {
+		return s.cfg.Errors.GRPC(err)
 	}
 	if r.CountOnly {
-		return s.streamCount(r, stream)
+		err = s.streamCount(r, stream)
+	} else {
+		err = s.streamKeys(r, stream)
 	}
+	if changed := reading.Done(); changed != nil {
+		err = changed
+	}
+	return s.cfg.Errors.GRPC(err)
+}
+
+func (s *KV) streamKeys(r *pb.RangeRequest, stream pb.KV_RangeStreamServer) error {
 	limit := r.Limit
 	if limit <= 0 {
 		limit = math.MaxInt64
@@ -132,7 +157,7 @@ func (s *KV) RangeStream(r *pb.RangeRequest, stream pb.KV_RangeStreamServer) err
 	c := &chunker{kv: s, r: r, left: limit, size: min(streamFirstChunk, limit), stream: stream}
 	for {
 		if done, err := c.next(); done || err != nil {
-			return s.cfg.Errors.GRPC(err)
+			return err
 		}
 	}
 }
@@ -142,7 +167,7 @@ func (s *KV) streamCount(r *pb.RangeRequest, stream pb.KV_RangeStreamServer) err
 	defer txn.Close()
 	reply, err := apply.Range(txn, r)
 	if err != nil {
-		return s.cfg.Errors.GRPC(err)
+		return err
 	}
 	h := &pb.ResponseHeader{Revision: reply.Rev}
 	s.cfg.Header.FillIDs(h)
@@ -277,9 +302,19 @@ func (s *KV) readOnlyTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse
 			return nil, s.cfg.Errors.GRPC(err)
 		}
 	}
+	reading, err := s.cfg.Access.read(ctx)
+	if err == nil {
+		err = reading.Txn(r)
+	}
+	if err != nil {
+		return nil, s.cfg.Errors.GRPC(err)
+	}
 	txn := s.cfg.Store.Read()
 	defer txn.Close()
 	resp, err := apply.ReadOnlyTxn(txn, s.cfg.Leases, r)
+	if changed := reading.Done(); changed != nil {
+		err = changed
+	}
 	if err != nil {
 		return nil, s.cfg.Errors.GRPC(err)
 	}

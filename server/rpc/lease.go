@@ -28,7 +28,9 @@ type Leases interface {
 type LeaseConfig struct {
 	Header   *Header
 	Errors   *Translator
-	Proposer Proposer
+	Proposer Proposer // Authorized
+	Access   *Access
+	Gate     ReadGate
 	Leases   Leases
 	Space    *SpaceGuard
 }
@@ -70,7 +72,17 @@ func (s *LeaseService) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest
 
 // LeaseTimeToLive describes a lease; one that does not exist has TTL -1.
 func (s *LeaseService) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
+	reading, err := s.cfg.Access.known(ctx)
+	if err == nil && r.Keys {
+		err = reading.LeaseKeys(lease.ID(r.ID))
+	}
+	if err != nil {
+		return nil, s.cfg.Errors.GRPC(err)
+	}
 	resp, err := s.cfg.Leases.TimeToLive(ctx, r)
+	if err == nil && r.Keys {
+		err = reading.keysOf(resp)
+	}
 	switch {
 	case errors.Is(err, lease.ErrLeaseNotFound):
 		resp = &pb.LeaseTimeToLiveResponse{ID: r.ID, TTL: -1}
@@ -84,9 +96,21 @@ func (s *LeaseService) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiv
 	return resp, nil
 }
 
-// LeaseLeases lists the leases.
-func (s *LeaseService) LeaseLeases(context.Context, *pb.LeaseLeasesRequest) (*pb.LeaseLeasesResponse, error) {
+// LeaseLeases lists the leases, to those who may read all of their keys.
+func (s *LeaseService) LeaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest) (*pb.LeaseLeasesResponse, error) {
 	ids := s.cfg.Leases.All()
+	reading, err := s.cfg.Access.known(ctx)
+	for _, id := range ids {
+		if err == nil {
+			err = reading.LeaseKeys(id)
+		}
+	}
+	if err == nil {
+		err = reading.Done()
+	}
+	if err != nil {
+		return nil, s.cfg.Errors.GRPC(err)
+	}
 	structs := make([]pb.LeaseStatus, len(ids))
 	resp := &pb.LeaseLeasesResponse{Header: s.cfg.Header.Fill(&pb.ResponseHeader{}), Leases: make([]*pb.LeaseStatus, len(ids))}
 	for i, id := range ids {
@@ -176,7 +200,27 @@ func (r *renewals) drain(first lease.ID) []lease.ID {
 	return ids
 }
 
+// permit refuses the renewal of leases with keys that the caller may not write.
+func (r *renewals) permit(ids []lease.ID) error {
+	ctx := r.stream.Context()
+	reading, err := r.s.cfg.Access.known(ctx)
+	if err != nil || reading.admin() {
+		return err
+	}
+	// What is known of the keys of leases must not lag behind.
+	if err := r.s.cfg.Gate.Wait(ctx); err != nil {
+		return err
+	}
+	if err := reading.Renew(ids...); err != nil {
+		return err
+	}
+	return reading.Done()
+}
+
 func (r *renewals) renew(ids []lease.ID) error {
+	if err := r.permit(ids); err != nil {
+		return r.s.cfg.Errors.GRPC(err)
+	}
 	// The header is made before the renewal: a client never sees a renewal at a revision at which the lease was already
 	// revoked.
 	h := r.s.cfg.Header.Fill(&pb.ResponseHeader{})

@@ -18,6 +18,8 @@ import (
 type WatchConfig struct {
 	Header           *Header
 	Hub              *watch.Hub
+	Access           *Access
+	Errors           *Translator
 	MaxResponseBytes int           // above which the responses of watches that allow it are split
 	ProgressInterval time.Duration // between progress responses of watches that want them
 	Clock            clock.Clock
@@ -88,7 +90,7 @@ func (s *WatchService) receive(ctx context.Context, stream pb.Watch_WatchServer,
 		switch r := req.RequestUnion.(type) {
 		case *pb.WatchRequest_CreateRequest:
 			if r.CreateRequest != nil {
-				err = create(ctx, ws, r.CreateRequest)
+				err = s.create(ctx, stream.Context(), ws, r.CreateRequest)
 			}
 		case *pb.WatchRequest_CancelRequest:
 			if r.CancelRequest != nil {
@@ -105,17 +107,32 @@ func (s *WatchService) receive(ctx context.Context, stream pb.Watch_WatchServer,
 	}
 }
 
-// create adds a watch. Who may watch what is to be asked here, before it exists.
-func create(ctx context.Context, ws *watch.Stream, r *pb.WatchCreateRequest) error {
+// permitted says why the caller may not watch a range, or "".
+func (s *WatchService) permitted(call context.Context, r *pb.WatchCreateRequest) (reason string) {
+	reading, err := s.cfg.Access.read(call)
+	if err == nil {
+		err = reading.Range(r.Key, r.RangeEnd)
+	}
+	if err != nil {
+		return s.cfg.Errors.GRPC(err).Error() // clients find out what to do from this text
+	}
+	return ""
+}
+
+// create adds a watch of the caller.
+func (s *WatchService) create(ctx, call context.Context, ws *watch.Stream, r *pb.WatchCreateRequest) error {
+	if len(r.Key) == 0 {
+		r.Key = []byte{0}
+	}
 	if r.StartRevision < 0 {
 		return ws.Reject(ctx, rpctypes.ErrCompacted.Error())
+	}
+	if reason := s.permitted(call, r); reason != "" {
+		return ws.Reject(ctx, reason)
 	}
 	req := watch.Request{
 		ID: r.WatchId, Key: r.Key, End: r.RangeEnd, StartRev: r.StartRevision,
 		PrevKV: r.PrevKv, Fragment: r.Fragment, Progress: r.ProgressNotify,
-	}
-	if len(req.Key) == 0 {
-		req.Key = []byte{0}
 	}
 	if len(req.End) == 0 {
 		req.End = nil

@@ -21,6 +21,7 @@ import (
 	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/lease"
 	"github.com/keelson-io/keelson/server/apply"
+	"github.com/keelson-io/keelson/server/auth"
 	"github.com/keelson-io/keelson/server/membership"
 )
 
@@ -43,6 +44,7 @@ type Config struct {
 	Raft     Raft
 	Members  *membership.Cluster
 	Leases   *lease.Table
+	Auth     *auth.State
 	Peers    *http.Client
 	Timeout  time.Duration // of a command
 	Clock    clock.Clock
@@ -149,7 +151,10 @@ func (u *Upkeep) revoke(ctx context.Context, batch []lease.ID) {
 	g.SetLimit(maxRevokes)
 	for _, id := range u.cfg.Leases.StillExpired(batch) {
 		g.Go(func() error {
-			return u.propose(ctx, &pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: int64(id)}})
+			return u.propose(ctx, &pb.InternalRaftRequest{
+				Header:      &pb.RequestHeader{Username: auth.Root, AuthRevision: u.cfg.Auth.Load().Revision()},
+				LeaseRevoke: &pb.LeaseRevokeRequest{ID: int64(id)},
+			})
 		})
 	}
 	if err := g.Wait(); err != nil && ctx.Err() == nil {
