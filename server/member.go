@@ -133,7 +133,7 @@ func newMember(cfg *config.Config, env bootstrap.Env, boot *bootstrap.Result, tl
 
 func (m *member) newTokens() (token.Provider, error) {
 	return token.New(m.cfg.Auth.Token, token.Config{
-		TTL: m.cfg.Auth.TokenTTL, Patience: m.cfg.RequestTimeout(), Clock: m.env.Clock,
+		TTL: m.cfg.Auth.TokenTTL, Patience: m.cfg.RequestTimeout(), Clock: m.env.Clock, Logger: m.env.Logger.Named("auth"),
 		Applied:     func() uint64 { return m.node.Applied() },
 		WaitApplied: func(ctx context.Context, index uint64) error { return m.node.WaitApplied(ctx, index) },
 	})

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/authpb"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -24,6 +25,7 @@ import (
 type canned struct {
 	mu      sync.Mutex
 	answers map[string][]any // by method: messages, or an error
+	calls   []string         // methods
 }
 
 // serve starts the server on a socket in the working directory, so that its name has always the same length.
@@ -57,6 +59,7 @@ func (s *canned) handle(_ any, ss grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(ss)
 	s.mu.Lock()
 	answers := s.answers[method]
+	s.calls = append(s.calls, method)
 	s.mu.Unlock()
 	if answers == nil {
 		return status.Error(codes.Unimplemented, method)
@@ -133,10 +136,15 @@ func kv(key, value string) *mvccpb.KeyValue {
 }
 
 var (
-	leader   = &pb.Member{ID: 0x8ddad4abaa5c0a0c, Name: "m1", PeerURLs: []string{"http://a:1", "http://b:1"}, ClientURLs: []string{"unix:sock"}}
-	unheard  = &pb.Member{ID: 0xc0ffee, PeerURLs: []string{"http://c:1"}, IsLearner: true}
-	members  = []*pb.Member{leader, unheard}
-	leaseID  = int64(0x32695410dcc0ca06)
+	leader  = &pb.Member{ID: 0x8ddad4abaa5c0a0c, Name: "m1", PeerURLs: []string{"http://a:1", "http://b:1"}, ClientURLs: []string{"unix:sock"}}
+	unheard = &pb.Member{ID: 0xc0ffee, PeerURLs: []string{"http://c:1"}, IsLearner: true}
+	members = []*pb.Member{leader, unheard}
+	leaseID = int64(0x32695410dcc0ca06)
+	perms   = []*authpb.Permission{
+		{Key: []byte("a")}, {Key: []byte("b"), RangeEnd: []byte("c"), PermType: authpb.Permission_WRITE},
+		{Key: []byte("k\xff"), RangeEnd: []byte("l"), PermType: authpb.Permission_READWRITE},
+		{Key: []byte("x"), RangeEnd: []byte{0}, PermType: authpb.Permission_READWRITE}, {RangeEnd: []byte("z")},
+	}
 	deleted  = &pb.DeleteRangeResponse{Header: header(9), Deleted: 2, PrevKvs: []*mvccpb.KeyValue{kv("k1", "v\n1"), kv("k2", "\x00\xff")}}
 	rangeTwo = &pb.RangeResponse{Header: header(9), Kvs: []*mvccpb.KeyValue{kv("k1", "v\n1"), kv("k2", "\x00\xff")}, More: true, Count: 12}
 )
@@ -184,6 +192,23 @@ func cannedAnswers() map[string][]any {
 			&pb.SnapshotResponse{Header: header(9), Blob: make([]byte, 512), RemainingBytes: 32, Version: "3.7.3"},
 			&pb.SnapshotResponse{Blob: make([]byte, 32), Version: "3.7.3"},
 		},
+		pb.Auth_AuthEnable_FullMethodName:           {&pb.AuthEnableResponse{Header: header(9)}},
+		pb.Auth_AuthDisable_FullMethodName:          {&pb.AuthDisableResponse{Header: header(9)}},
+		pb.Auth_AuthStatus_FullMethodName:           {&pb.AuthStatusResponse{Header: header(9), Enabled: true, AuthRevision: 17}},
+		pb.Auth_Authenticate_FullMethodName:         {&pb.AuthenticateResponse{Header: header(9), Token: "token"}},
+		pb.Auth_UserAdd_FullMethodName:              {&pb.AuthUserAddResponse{Header: header(9)}},
+		pb.Auth_UserDelete_FullMethodName:           {&pb.AuthUserDeleteResponse{Header: header(9)}},
+		pb.Auth_UserChangePassword_FullMethodName:   {&pb.AuthUserChangePasswordResponse{Header: header(9)}},
+		pb.Auth_UserGrantRole_FullMethodName:        {&pb.AuthUserGrantRoleResponse{Header: header(9)}},
+		pb.Auth_UserRevokeRole_FullMethodName:       {&pb.AuthUserRevokeRoleResponse{Header: header(9)}},
+		pb.Auth_UserGet_FullMethodName:              {&pb.AuthUserGetResponse{Header: header(9), Roles: []string{"a", "b"}}},
+		pb.Auth_UserList_FullMethodName:             {&pb.AuthUserListResponse{Header: header(9), Users: []string{"alice", "bob"}}},
+		pb.Auth_RoleAdd_FullMethodName:              {&pb.AuthRoleAddResponse{Header: header(9)}},
+		pb.Auth_RoleDelete_FullMethodName:           {&pb.AuthRoleDeleteResponse{Header: header(9)}},
+		pb.Auth_RoleGet_FullMethodName:              {&pb.AuthRoleGetResponse{Header: header(9), Perm: perms}},
+		pb.Auth_RoleList_FullMethodName:             {&pb.AuthRoleListResponse{Header: header(9), Roles: []string{"a", "b c"}}},
+		pb.Auth_RoleGrantPermission_FullMethodName:  {&pb.AuthRoleGrantPermissionResponse{Header: header(9)}},
+		pb.Auth_RoleRevokePermission_FullMethodName: {&pb.AuthRoleRevokePermissionResponse{Header: header(9)}},
 		pb.Watch_Watch_FullMethodName: {
 			&pb.WatchResponse{Header: header(6), Created: true},
 			&pb.WatchResponse{Header: header(8), Events: []*mvccpb.Event{
@@ -228,6 +253,11 @@ func bare() map[string][]any {
 		pb.Maintenance_Status_FullMethodName:    {&pb.StatusResponse{Header: header(0), DbSize: 1}},
 		pb.Cluster_MemberAdd_FullMethodName:     {&pb.MemberAddResponse{Header: header(0), Member: leader, Members: members[:1]}},
 		pb.Cluster_MemberList_FullMethodName:    {&pb.MemberListResponse{Header: header(0)}},
+		pb.Auth_AuthStatus_FullMethodName:       {&pb.AuthStatusResponse{Header: header(9)}},
+		pb.Auth_UserGet_FullMethodName:          {&pb.AuthUserGetResponse{Header: header(9)}},
+		pb.Auth_UserList_FullMethodName:         {&pb.AuthUserListResponse{Header: header(9)}},
+		pb.Auth_RoleGet_FullMethodName:          {&pb.AuthRoleGetResponse{Header: header(9)}},
+		pb.Auth_RoleList_FullMethodName:         {&pb.AuthRoleListResponse{Header: header(9)}},
 		pb.Maintenance_Snapshot_FullMethodName:  {&pb.SnapshotResponse{Header: header(9), Blob: make([]byte, 100)}},
 		pb.Watch_Watch_FullMethodName: {
 			&pb.WatchResponse{Header: header(6), WatchId: -1, Created: true, Canceled: true, CancelReason: rpctypes.ErrPermissionDenied.Error()},

@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -46,7 +47,8 @@ type ctl struct {
 	environ   []string
 	globals   globals
 	lookupSRV lookupSRV
-	log       *zap.Logger // set by open
+	log       *zap.Logger   // set by open
+	lines     *bufio.Reader // of in, once a password was read from it
 }
 
 // execute runs the command that args spell.
@@ -86,6 +88,7 @@ const (
 	groupKV          = "kv"
 	groupMaintenance = "cluster maintenance"
 	groupConcurrency = "concurrency"
+	groupUsers       = "users"
 	groupUtility     = "utility"
 )
 
@@ -105,6 +108,7 @@ func (c *ctl) root() *cobra.Command {
 		&cobra.Group{ID: groupKV, Title: "Key-value commands"},
 		&cobra.Group{ID: groupMaintenance, Title: "Cluster maintenance commands"},
 		&cobra.Group{ID: groupConcurrency, Title: "Concurrency commands"},
+		&cobra.Group{ID: groupUsers, Title: "Authentication commands"},
 		&cobra.Group{ID: groupUtility, Title: "Utility commands"},
 	)
 	grouped := func(group string, cmds ...*cobra.Command) {
@@ -116,6 +120,7 @@ func (c *ctl) root() *cobra.Command {
 	grouped(groupKV, c.get(), c.put(), c.del(), c.txn(), c.compaction(), c.watch(), c.lease())
 	grouped(groupMaintenance, c.member(), c.endpoint(), c.alarm(), c.defrag(), c.snapshot(), c.moveLeader(), c.downgrade())
 	grouped(groupConcurrency, c.lock(), c.elect())
+	grouped(groupUsers, c.auth(), c.user(), c.role())
 	grouped(groupUtility, c.makeMirror(), c.check())
 	grouped(groupUtility, c.version(), c.completion(), c.options(root))
 	root.SetHelpCommandGroupID(groupUtility)

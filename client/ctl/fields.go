@@ -34,7 +34,7 @@ func (p fields) Print(result any) error {
 	case watchEnd:
 		p.header(r.header)
 	default:
-		if !p.lease(result) && !p.cluster(result) {
+		if !p.lease(result) && !p.cluster(result) && !p.roles(result) {
 			return unsupported("fields")
 		}
 	}
@@ -235,4 +235,34 @@ func (p fields) status(s status) {
 	p.text("DowngradeTargetVersion", r.GetDowngradeInfo().GetTargetVersion())
 	p.field("DowngradeEnabled", r.GetDowngradeInfo().GetEnabled())
 	p.end()
+}
+
+// roles shows what is about users and roles. What is one user, all users, or the status of authentication has no form, as in
+// etcdctl.
+func (p fields) roles(result any) bool {
+	switch r := result.(type) {
+	case said:
+		h, ok := r.Message.(interface{ GetHeader() *pb.ResponseHeader })
+		if !ok {
+			return false
+		}
+		p.header(h.GetHeader())
+	case *pb.AuthRoleListResponse:
+		p.header(r.Header)
+		fmt.Fprint(p.out, `"Roles" :`)
+		for _, role := range r.Roles {
+			fmt.Fprintf(p.out, " %q", role)
+		}
+		p.end()
+	case oneRole:
+		p.header(r.Header)
+		for _, perm := range r.Perm {
+			fmt.Fprintln(p.out, `"PermType" : `, perm.PermType)
+			p.text("Key", string(perm.Key))
+			p.text("RangeEnd", string(perm.RangeEnd))
+		}
+	default:
+		return false
+	}
+	return true
 }

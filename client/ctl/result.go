@@ -39,6 +39,22 @@ type (
 		what    string
 	}
 
+	// said is a response of which the simple format says a fixed text.
+	said struct {
+		proto.Message
+		text string
+	}
+
+	// oneUser and oneRole are what a user or a role has.
+	oneUser struct {
+		*pb.AuthUserGetResponse
+		name string
+	}
+	oneRole struct {
+		*pb.AuthRoleGetResponse
+		name string
+	}
+
 	// leaderMoved is a change of the leader.
 	leaderMoved struct {
 		*pb.MoveLeaderResponse
@@ -91,6 +107,12 @@ func message(result any) (proto.Message, bool) {
 		return r.MemberAddResponse, true
 	case memberChange:
 		return r.Message, true
+	case said:
+		return r.Message, true
+	case oneUser:
+		return r.AuthUserGetResponse, true
+	case oneRole:
+		return r.AuthRoleGetResponse, true
 	case leaderMoved:
 		return r.MoveLeaderResponse, true
 	case downgrade:

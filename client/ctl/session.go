@@ -50,6 +50,9 @@ func (c *ctl) open(cmd *cobra.Command) (*session, error) {
 	if len(found) > 0 {
 		g.endpoints = found
 	}
+	if err := c.completeUser(); err != nil {
+		return nil, err
+	}
 	cfg, err := g.config(c.log)
 	if err != nil {
 		return nil, err

@@ -44,7 +44,7 @@ func (p simple) Print(result any) error {
 	case downgrade:
 		p.printf("Downgrade %s success, cluster version %s\n", r.step, r.Version)
 	default:
-		if !p.lease(result) && !p.member(result) && !p.endpoints(result) {
+		if !p.lease(result) && !p.member(result) && !p.endpoints(result) && !p.users(result) {
 			return unsupported("simple")
 		}
 	}
@@ -202,4 +202,69 @@ func (p simple) rows(_ []string, rows [][]string) {
 	for _, row := range rows {
 		p.line(strings.Join(row, ", "))
 	}
+}
+
+func (p simple) users(result any) bool {
+	switch r := result.(type) {
+	case said:
+		p.line(r.text)
+	case *pb.AuthStatusResponse:
+		p.printf("Authentication Status: %t\nAuthRevision: %d\n", r.Enabled, r.AuthRevision)
+	case *pb.AuthUserListResponse:
+		p.rows(nil, column(r.Users))
+	case *pb.AuthRoleListResponse:
+		p.rows(nil, column(r.Roles))
+	case oneUser:
+		p.printf("User: %s\nRoles:", r.name)
+		for _, role := range r.Roles {
+			p.printf(" %s", role)
+		}
+		p.line("")
+	case oneRole:
+		p.role(r)
+	default:
+		return false
+	}
+	return true
+}
+
+func column(values []string) (rows [][]string) {
+	for _, v := range values {
+		rows = append(rows, []string{v})
+	}
+	return rows
+}
+
+// role shows what a role may do. That of root is everything, whatever it has.
+func (p simple) role(r oneRole) {
+	p.printf("Role %s\n", r.name)
+	for _, title := range []string{"Read", "Write"} {
+		p.printf("KV %s:\n", title)
+		if r.name == "root" && len(r.Perm) == 0 {
+			p.line("\t[, <open ended>")
+		}
+		for _, perm := range r.Perm {
+			other := client.PermRead
+			if title == "Read" {
+				other = client.PermWrite
+			}
+			if perm.PermType != other {
+				p.line("\t" + permText(string(perm.Key), string(perm.RangeEnd)))
+			}
+		}
+	}
+}
+
+func permText(key, end string) string {
+	text := fmt.Sprintf("[%s, %s)", key, end)
+	switch end {
+	case "":
+		return key
+	case "\x00":
+		text = fmt.Sprintf("[%s, <open ended>", key)
+	}
+	if key != "" && client.PrefixEnd(key) == end {
+		text += fmt.Sprintf(" (prefix %s)", key)
+	}
+	return text
 }

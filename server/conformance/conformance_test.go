@@ -55,7 +55,7 @@ func TestUsers(t *testing.T) {
 		targets = map[string]string{"target": *target}
 	}
 	for _, name := range slices.Sorted(maps.Keys(targets)) {
-		t.Run(name, func(t *testing.T) { NewRunner(dial(t, targets[name])).RunFile(t, usersScript) })
+		t.Run(name, func(t *testing.T) { NewRunner(dial(t, targets[name]), targets[name]).RunFile(t, usersScript) })
 	}
 }
 

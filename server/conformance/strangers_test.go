@@ -13,6 +13,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"github.com/keelson-io/keelson/api/v3electionpb"
+	"github.com/keelson-io/keelson/api/v3lockpb"
 	"github.com/keelson-io/keelson/server/servertest"
 )
 
@@ -33,6 +35,13 @@ var samples = map[protoreflect.FullName]proto.Message{
 	"etcdserverpb.Watch.Watch": &pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{
 		CreateRequest: &pb.WatchCreateRequest{Key: []byte("a")},
 	}},
+	"v3lockpb.Lock.Lock":             &v3lockpb.LockRequest{Name: []byte("a")},
+	"v3lockpb.Lock.Unlock":           &v3lockpb.UnlockRequest{Key: []byte("a/1")},
+	"v3electionpb.Election.Campaign": &v3electionpb.CampaignRequest{Name: []byte("a")},
+	"v3electionpb.Election.Proclaim": &v3electionpb.ProclaimRequest{Leader: &v3electionpb.LeaderKey{Key: []byte("a/1")}},
+	"v3electionpb.Election.Resign":   &v3electionpb.ResignRequest{Leader: &v3electionpb.LeaderKey{Key: []byte("a/1")}},
+	"v3electionpb.Election.Leader":   &v3electionpb.LeaderRequest{Name: []byte("a")},
+	"v3electionpb.Election.Observe":  &v3electionpb.LeaderRequest{Name: []byte("a")},
 	"etcdserverpb.Cluster.MemberAdd": &pb.MemberAddRequest{PeerURLs: []string{"http://127.0.0.1:1"}},
 	"etcdserverpb.Auth.UserGet":      &pb.AuthUserGetRequest{Name: "root"},
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/server/auth"
 )
@@ -51,6 +53,7 @@ type Config struct {
 	WaitApplied func(ctx context.Context, index uint64) error
 	Patience    time.Duration // how long to wait for an index
 	Clock       clock.Clock
+	Logger      *zap.Logger
 }
 
 // DefaultTTL is how long tokens are good.
@@ -67,8 +70,10 @@ func New(spec string, cfg Config) (Provider, error) {
 		return none{}, nil
 	case "simple":
 		return newSimple(cfg), nil
+	case "jwt":
+		return newWebTokens(options, cfg)
 	}
-	return nil, fmt.Errorf("%w: %q: tokens of this kind are unknown (options %v)", ErrInvalidOptions, kind, len(options))
+	return nil, fmt.Errorf("%w: %q: tokens of this kind are unknown", ErrInvalidOptions, kind)
 }
 
 // parse splits kind,name=value,name=value.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 
 	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/server/auth"
@@ -17,7 +18,7 @@ import (
 
 func config() Config {
 	return Config{
-		TTL: 10 * time.Second, Patience: 5 * time.Second, Clock: clock.Real,
+		TTL: 10 * time.Second, Patience: 5 * time.Second, Clock: clock.Real, Logger: zap.NewNop(),
 		Applied:     func() uint64 { return 100 },
 		WaitApplied: func(context.Context, uint64) error { return nil },
 	}
