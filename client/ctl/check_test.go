@@ -25,7 +25,7 @@ func smallCheck(t *testing.T, c *fakestore.Cluster, f checkFlags) (string, error
 	root := app.root()
 	require.NoError(t, root.PersistentFlags().Set("endpoints", c.Endpoints()[0]))
 	root.SetContext(t.Context())
-	l := checkLoad{clients: 3, rate: 200, duration: time.Second, keyBytes: 32, valBytes: 16}
+	l := checkLoad{clients: 3, rate: 20, duration: time.Second, keyBytes: 32, valBytes: 16}
 	err := app.checking(root, &f, l, func(ctx context.Context, k *checker) error { return k.perf(ctx) })
 	require.Empty(t, errs.String())
 	return out.String(), err

@@ -12,9 +12,7 @@ import (
 )
 
 // elsewhere begin the flags of etcd that belong to parts which are not here.
-var elsewhere = []string{
-	"discovery", "distributed-tracing-", "enable-distributed-tracing", "cors", "host-whitelist", "enable-grpc-gateway",
-}
+var elsewhere = []string{"discovery", "distributed-tracing-", "enable-distributed-tracing"}
 
 // differs are defaults that the help of etcd words in another way.
 var differs = map[string]string{

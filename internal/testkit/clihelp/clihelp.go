@@ -46,10 +46,9 @@ func parse(text, program string) help {
 	return h
 }
 
-// Compare requires that every command of the program real, but for those of the first level that missing names, is a command of
-// run with the same flags, and that no group of commands has more than there. run returns what a command line prints. The
-// result is how many commands were compared, the program itself included.
-func Compare(t *testing.T, real string, run func(args ...string) string, missing ...string) int {
+// Compare requires that run has the commands of the program real, each with the same flags. run returns what a command line
+// prints. The result is how many commands were compared, the program itself included.
+func Compare(t *testing.T, real string, run func(args ...string) string) int {
 	t.Helper()
 	n := 0
 	var visit func(path ...string)
@@ -64,9 +63,6 @@ func Compare(t *testing.T, real string, run func(args ...string) string, missing
 		program := filepath.Base(real)
 		want, got := parse(string(text), program), parse(run(args...), program)
 		require.Equal(t, want.flags, got.flags, "flags of %q", path)
-		if len(path) == 0 {
-			want.commands = slices.DeleteFunc(want.commands, func(c string) bool { return slices.Contains(missing, c) && !slices.Contains(got.commands, c) })
-		}
 		require.Equal(t, want.commands, got.commands, "commands of %q", path)
 		for _, c := range want.commands {
 			visit(append(slices.Clone(path), c)...)
