@@ -2,6 +2,9 @@ package server_test
 
 import (
 	"context"
+	"io"
+	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -63,4 +66,26 @@ func TestCommonName(t *testing.T) {
 	}
 	_, err = users.UserList(ctx, &pb.AuthUserListRequest{})
 	require.NoError(t, err, "the certificate of root")
+
+	nameless := ca.Issue("nameless", "")
+	for name, c := range map[string]struct {
+		pair  certs.Pair
+		token string
+		want  int
+	}{"name": {alice, r.Token, http.StatusBadRequest}, "nobody": {nameless, "", http.StatusBadRequest}, "token": {nameless, r.Token, http.StatusOK}} {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+m.Client+"/v3/kv/range", strings.NewReader(`{"key":"YQ=="}`))
+		require.NoError(t, err)
+		if c.token != "" {
+			req.Header.Set("Authorization", c.token)
+		}
+		tr := &http.Transport{TLSClientConfig: ca.TLS(c.pair)}
+		resp, err := tr.RoundTrip(req)
+		require.NoError(t, err)
+		body, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		_ = resp.Body.Close()
+		tr.CloseIdleConnections()
+		require.Equal(t, c.want, resp.StatusCode, "%s: %s", name, body)
+		require.Equal(t, name == "name", strings.Contains(string(body), "CommonName"), "%s: %s", name, body)
+	}
 }

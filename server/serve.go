@@ -79,6 +79,9 @@ func newServices(cfg *config.Config, m *member, gw *gateway.Gateway, reg *promet
 	}
 	registerMetrics(reg, cfg, m)
 	access := httpapi.Access{Hosts: cfg.Security.HostWhitelist, Origins: cfg.Security.CORS, Logger: m.env.Logger}
+	if cfg.Security.Client.ClientCertAuth && gw != nil {
+		access.Names = func() bool { return m.state.Auth.Load().Enabled() }
+	}
 	return &services{grpc: g, http: access.Wrap(httpapi.NewClient(api)), metrics: httpapi.NewMetrics(api), guard: guard}
 }
 

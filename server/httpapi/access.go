@@ -1,10 +1,12 @@
 package httpapi
 
 import (
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/gorilla/websocket"
 	"go.uber.org/zap"
@@ -17,7 +19,10 @@ type Access struct {
 	Hosts []string
 	// Origins are the origins whose pages may read answers (CORS); with "*" in it, or empty, all may.
 	Origins []string
-	Logger  *zap.Logger
+	// Names says whether the names in clients' certificates are users now; nil is never. They do not count for the JSON
+	// gateway, so a client who shows one is told so.
+	Names  func() bool
+	Logger *zap.Logger
 }
 
 // Wrap makes a handler that answers what is allowed. It answers OPTIONS itself.
@@ -27,6 +32,10 @@ func (a Access) Wrap(next http.Handler) http.Handler {
 			a.Logger.Warn("rejecting HTTP request to prevent DNS rebinding attacks", zap.String("host", host))
 			http.Error(w, fmt.Sprintf("This member does not answer plain HTTP requests for the host %q. Use TLS, or start it with --host-whitelist=%q.", host, host),
 				http.StatusMisdirectedRequest)
+			return
+		}
+		if a.ignoresName(r) {
+			http.Error(w, "CommonName of client sending a request against gateway will be ignored and not used as expected", http.StatusBadRequest)
 			return
 		}
 		switch origin := r.Header.Get("Origin"); {
@@ -45,6 +54,17 @@ func (a Access) Wrap(next http.Handler) http.Handler {
 			return
 		}
 		next.ServeHTTP(w, r)
+	})
+}
+
+// ignoresName says whether a client might believe that the gateway knows it by its certificate.
+func (a Access) ignoresName(r *http.Request) bool {
+	gateway := strings.HasPrefix(r.URL.Path, "/v3/") || strings.HasPrefix(r.URL.Path, "/v3beta/")
+	if r.TLS == nil || a.Names == nil || !gateway || !a.Names() {
+		return false
+	}
+	return slices.ContainsFunc(r.TLS.VerifiedChains, func(chain []*x509.Certificate) bool {
+		return len(chain) > 0 && chain[0].Subject.CommonName != ""
 	})
 }
 
