@@ -160,16 +160,16 @@ func TestJWTOptions(t *testing.T) {
 	rsaKey, _ := pair(t, all["RS256"])
 	p256, p256pub := pair(t, all["ES256"])
 	for spec, want := range map[string]error{
-		"jwt":                                   ErrInvalidMethod,
-		"jwt,sign-method=XX":                    ErrInvalidMethod,
-		"jwt,sign-method=none":                  ErrInvalidMethod,
-		"jwt,sign-method=RS256":                 ErrMissingKey,
-		"jwt,sign-method=HS256":                 ErrMissingKey,
-		"jwt,sign-method=RS256,priv-key=absent": ErrInvalidOptions,
-		"jwt,sign-method=RS256,ttl=x":           ErrInvalidOptions,
-		"jwt,sign-method=RS256,priv-key=" + p256:                       nil,
-		"jwt,sign-method=ES256,priv-key=" + rsaKey:                     nil,
-		"jwt,sign-method=ES384,priv-key=" + p256:                       nil, // the curve is another one
+		"jwt":                                      ErrInvalidMethod,
+		"jwt,sign-method=XX":                       ErrInvalidMethod,
+		"jwt,sign-method=none":                     ErrInvalidMethod,
+		"jwt,sign-method=RS256":                    ErrMissingKey,
+		"jwt,sign-method=HS256":                    ErrMissingKey,
+		"jwt,sign-method=RS256,priv-key=absent":    ErrInvalidOptions,
+		"jwt,sign-method=RS256,ttl=x":              ErrInvalidOptions,
+		"jwt,sign-method=RS256,priv-key=" + p256:   nil,
+		"jwt,sign-method=ES256,priv-key=" + rsaKey: nil,
+		"jwt,sign-method=ES384,priv-key=" + p256:   nil, // the curve is another one
 		"jwt,sign-method=ES256,priv-key=" + p256pub + ",pub-key=" + p256: nil,
 	} {
 		_, err := New(spec, config())
