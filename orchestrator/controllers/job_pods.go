@@ -171,26 +171,43 @@ func backoff(failed []*corev1.Pod, now time.Time) time.Duration {
 	return last.Add(delay).Sub(now)
 }
 
-// endOf is when the last container of a pod ended, or when it was deleted.
-func endOf(p *corev1.Pod, now time.Time) (end time.Time) {
-	for _, c := range append(slices.Clone(p.Status.InitContainerStatuses), p.Status.ContainerStatuses...) {
-		if t := c.State.Terminated; t != nil && t.FinishedAt.After(end) {
-			end = t.FinishedAt.Time
-		}
-	}
-	switch {
-	case !end.IsZero():
+// endOf is when a pod ended or, as long as its containers have not, when it ceased to be ready, or was deleted.
+func endOf(p *corev1.Pod, now time.Time) time.Time {
+	if end := lastEnd(p); !end.IsZero() {
 		return end
-	case p.DeletionTimestamp != nil:
-		return p.DeletionTimestamp.Time
 	}
-	if c := podCondition(p, corev1.PodReady); c != nil && !c.LastTransitionTime.IsZero() {
+	if c := podCondition(p, corev1.PodReady); c != nil && c.Status == corev1.ConditionFalse && !c.LastTransitionTime.IsZero() {
 		return c.LastTransitionTime.Time
 	}
-	if !p.CreationTimestamp.IsZero() {
+	switch {
+	case p.DeletionTimestamp != nil: // it says until when the pod may take
+		return p.DeletionTimestamp.Add(-time.Duration(ptr.Deref(p.DeletionGracePeriodSeconds, 0)) * time.Second)
+	case !p.CreationTimestamp.IsZero():
 		return p.CreationTimestamp.Time
 	}
 	return now
+}
+
+// lastEnd is when the last container of a pod ended, sidecars among them; zero if one has not.
+func lastEnd(p *corev1.Pod) (end time.Time) {
+	all := slices.Clone(p.Status.ContainerStatuses)
+	for _, s := range p.Status.InitContainerStatuses {
+		if slices.ContainsFunc(p.Spec.InitContainers, func(c corev1.Container) bool {
+			return c.Name == s.Name && ptr.Deref(c.RestartPolicy, "") == corev1.ContainerRestartPolicyAlways
+		}) {
+			all = append(all, s)
+		}
+	}
+	for _, s := range all {
+		t := s.State.Terminated
+		if t == nil || t.FinishedAt.IsZero() {
+			return time.Time{}
+		}
+		if t.FinishedAt.After(end) {
+			end = t.FinishedAt.Time
+		}
+	}
+	return end
 }
 
 // createNext makes a pod per successor.

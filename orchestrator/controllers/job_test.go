@@ -147,6 +147,43 @@ func TestJobBacksOff(t *testing.T) {
 
 var now = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
+// TestJobBacksOffFrom: the pause after a failure begins when the pod has ended, or was deleted, however long it may take to go.
+func TestJobBacksOffFrom(t *testing.T) {
+	at := func(seconds int) metav1.Time { return metav1.NewTime(now.Add(time.Duration(seconds) * time.Second)) }
+	ended := func(seconds int) corev1.ContainerStatus {
+		return corev1.ContainerStatus{Name: "c", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{FinishedAt: at(seconds)}}}
+	}
+	deleted := func(change func(*corev1.Pod)) *corev1.Pod {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: at(-100), DeletionTimestamp: ptr.To(at(58)), DeletionGracePeriodSeconds: ptr.To[int64](60)}}
+		p.Spec.InitContainers = []corev1.Container{{Name: "side", RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways)}, {Name: "once"}}
+		change(p)
+		return p
+	}
+	ready := func(s corev1.ConditionStatus, seconds int) []corev1.PodCondition {
+		return []corev1.PodCondition{{Type: corev1.PodReady, Status: s, LastTransitionTime: at(seconds)}}
+	}
+	for name, c := range map[string]struct {
+		pod  *corev1.Pod
+		want int // seconds from now
+	}{
+		"deleted just now":   {deleted(func(p *corev1.Pod) { p.Status.Conditions = ready(corev1.ConditionTrue, -50) }), -2},
+		"never ran":          {deleted(func(*corev1.Pod) {}), -2},
+		"ceased to be ready": {deleted(func(p *corev1.Pod) { p.Status.Conditions = ready(corev1.ConditionFalse, -1) }), -1},
+		"one of two runs":    {deleted(func(p *corev1.Pod) { p.Status.ContainerStatuses = []corev1.ContainerStatus{ended(-30), {Name: "d"}} }), -2},
+		"both have ended":    {deleted(func(p *corev1.Pod) { p.Status.ContainerStatuses = []corev1.ContainerStatus{ended(-30), ended(-20)} }), -20},
+		"its sidecar has not": {deleted(func(p *corev1.Pod) {
+			p.Status.ContainerStatuses, p.Status.InitContainerStatuses = []corev1.ContainerStatus{ended(-30)}, []corev1.ContainerStatus{{Name: "side"}, {Name: "once"}}
+		}), -2},
+		"its sidecar has": {deleted(func(p *corev1.Pod) {
+			side := ended(-5)
+			side.Name = "side"
+			p.Status.ContainerStatuses, p.Status.InitContainerStatuses = []corev1.ContainerStatus{ended(-30)}, []corev1.ContainerStatus{side, {Name: "once"}}
+		}), -5},
+	} {
+		require.Equal(t, at(c.want).Time, endOf(c.pod, now), name)
+	}
+}
+
 func TestJobFails(t *testing.T) {
 	w := start(t, NewJob, job(func(s *batchv1.JobSpec) {
 		s.BackoffLimit, s.Completions, s.Parallelism = ptr.To[int32](0), ptr.To[int32](2), ptr.To[int32](2)
