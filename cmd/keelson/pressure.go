@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/keelson-io/keelson/orchestrator/cluster"
 	"github.com/keelson-io/keelson/orchestrator/node/eviction"
@@ -27,7 +29,12 @@ func pressureFlags(fs *pflag.FlagSet, p *cluster.Pressure) (read func() error) {
 	fs.IntVar(&p.Images.Low, "image-gc-low-threshold", 80, "Percentage of the images' file system down to which unused images are removed.")
 	fs.DurationVar(&p.Images.MinAge, "minimum-image-ttl-duration", 2*time.Minute, "For how long an unused image stays at least.")
 	fs.DurationVar(&p.Images.MaxAge, "maximum-image-ttl-duration", 0, "For how long an unused image stays at most; 0: for ever.")
+	system := fs.StringToString("system-reserved", nil, "What pods do not get of the machine, as its system needs it: cpu, memory or ephemeral-storage=quantity.")
+	kube := fs.StringToString("kube-reserved", nil, "What pods do not get of the machine, as the node itself needs it, on top of that.")
 	return func() (err error) {
+		if p.Reserved, err = parseReserved(*system, *kube); err != nil {
+			return err
+		}
 		p.MaxGrace = time.Duration(*grace) * time.Second
 		if p.Images.Low >= p.Images.High && p.Images.High < 100 {
 			return errors.New("--image-gc-low-threshold has to be below --image-gc-high-threshold")
@@ -41,6 +48,27 @@ func pressureFlags(fs *pflag.FlagSet, p *cluster.Pressure) (read func() error) {
 		_, err = eviction.Thresholds(p.Eviction)
 		return err
 	}
+}
+
+// parseReserved adds up what is reserved.
+func parseReserved(all ...map[string]string) (corev1.ResourceList, error) {
+	out := corev1.ResourceList{}
+	for _, texts := range all {
+		for text, amount := range texts {
+			name := corev1.ResourceName(text)
+			if !slices.Contains([]corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage}, name) {
+				return nil, fmt.Errorf("%q cannot be reserved: only cpu, memory and ephemeral-storage can", text)
+			}
+			q, err := resource.ParseQuantity(amount)
+			if err != nil || q.Sign() < 0 {
+				return nil, fmt.Errorf("%q of %s cannot be reserved", amount, text)
+			}
+			sum := out[name]
+			sum.Add(q)
+			out[name] = sum
+		}
+	}
+	return out, nil
 }
 
 // written are thresholds as a flag takes them.

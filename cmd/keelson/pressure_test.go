@@ -38,7 +38,12 @@ func TestPressureFlags(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, p.Eviction.Hard, "never")
 
+	p, err = parse("--system-reserved=cpu=100m,memory=1Gi", "--kube-reserved=memory=512Mi")
+	require.NoError(t, err)
+	require.Equal(t, []string{"100m", "1536Mi"}, []string{p.Reserved.Cpu().String(), p.Reserved.Memory().String()}, "both count")
+
 	for _, args := range [][]string{
+		{"--system-reserved=pods=1"}, {"--kube-reserved=memory=-1"}, {"--kube-reserved=memory=much"},
 		{"--eviction-hard=memory.available"}, {"--eviction-hard=disk<1Gi"}, {"--eviction-soft=memory.available<1Gi"}, {"--image-gc-low-threshold=90"},
 	} {
 		_, err := parse(args...)

@@ -83,8 +83,9 @@ type Directories struct {
 	DevicePluginDir string
 }
 
-// Pressure says what a node does when it runs out of something. The zero value: nothing.
+// Pressure says what a node keeps from its pods, and what it does when it runs out of something. The zero value: nothing.
 type Pressure struct {
+	Reserved   corev1.ResourceList // that pods do not get
 	Eviction   eviction.Settings
 	Transition time.Duration // for which a node is under pressure after it was seen; 0: 5 min
 	MaxGrace   time.Duration // of pods that are evicted for a soft threshold; 0: none

@@ -361,7 +361,7 @@ func (p *nodeParts) agent(endpoint string, authorities *x509.CertPool) (*node.Ag
 		DevicePlugins: p.DevicePluginDir,
 		Spec:          registration.Spec{Labels: p.Labels, Taints: p.Taints}, Address: fmt.Sprintf("%s:%d", bracketed(p.Address), port),
 		DNS:     node.DNS{Servers: p.dns, Domain: p.ClusterDomain, ResolvConf: p.ResolvConf},
-		Cgroups: cgroup.Config{Driver: cgroup.Driver(p.CgroupDriver), Root: p.CgroupRoot}, MaxPods: p.MaxPods,
+		Cgroups: cgroup.Config{Driver: cgroup.Driver(p.CgroupDriver), Root: p.CgroupRoot}, MaxPods: p.MaxPods, Reserved: p.Pressure.Reserved,
 		Pods:    workers.Options{ClusterDomain: p.ClusterDomain, StaticDir: p.ManifestDir, SeccompDir: filepath.Join(p.Dir, "seccomp")},
 		Version: nodeVersion, Registry: p.Registry, Logger: p.Logger,
 	}

@@ -54,7 +54,7 @@ type Config struct {
 	// Address is where the node's server listens, as host:port; "": port 10250 of all addresses.
 	Address string
 	DNS     DNS
-	Cgroups cgroup.Config // Allocatable and MemoryCapacity are filled in
+	Cgroups cgroup.Config // Limits and MemoryCapacity are filled in
 	// Reserved is what pods do not get; MaxPods is how many there may be, 0: 110.
 	Reserved corev1.ResourceList
 	MaxPods  int64
@@ -190,6 +190,7 @@ type pods struct {
 	*Agent
 	mine, all informers.SharedInformerFactory // of the node's pods; of what the whole cluster shares
 	volumes   *volume.Volumes
+	tree      *cgroup.Tree
 	prober    *probe.Prober
 	workers   *workers.Workers
 	usage     *stats.Stats
@@ -203,10 +204,10 @@ type pods struct {
 func (a *Agent) pods() (*pods, error) {
 	p := &pods{Agent: a, all: informers.NewSharedInformerFactory(a.client, 0)}
 	dir := filepath.Join(a.cfg.Dir, "pods")
-	tree, err := a.tree()
-	if err != nil {
+	if err := p.plant(); err != nil {
 		return nil, err
 	}
+	var err error
 	p.volumes, err = volume.New(volume.Config{
 		Dir: dir, Client: a.client, Node: a.register.Node, Images: a.images, Events: a.events, Clock: a.cfg.Clock, Logger: a.cfg.Logger.Named("volumes"),
 		// The workers come after the volumes, and before any pod.
@@ -231,7 +232,7 @@ func (a *Agent) pods() (*pods, error) {
 	p.prober = probe.New(probe.Config{Runtime: a.runtime, Clock: a.cfg.Clock, Events: a.events, Logger: a.cfg.Logger.Named("probes")})
 	cfg := workers.Config{
 		Runtime: a.runtime, Images: a.images, Client: a.client, NodeName: a.cfg.Name, Node: a.register.Node,
-		Volumes: p.volumes, Environ: env, Prober: p.prober, Cgroups: tree, Events: a.events,
+		Volumes: p.volumes, Environ: env, Prober: p.prober, Cgroups: p.tree, Events: a.events,
 		Admit: []func(*corev1.Pod) *workers.Rejection{a.admit},
 		Dir:   dir, Logs: a.cfg.Logs, Options: a.cfg.Pods, Clock: a.cfg.Clock, Logger: a.cfg.Logger.Named("pods"),
 	}
@@ -251,12 +252,23 @@ func (a *Agent) pods() (*pods, error) {
 	return p, p.listen()
 }
 
-// tree makes the cgroups that pods are in.
-func (a *Agent) tree() (*cgroup.Tree, error) {
-	cfg, n := a.cfg.Cgroups, a.register.Node()
-	cfg.Allocatable, cfg.MemoryCapacity = n.Status.Allocatable, n.Status.Capacity.Memory().Value()
-	cfg.Logger = a.cfg.Logger.Named("cgroups")
-	return cgroup.New(cfg)
+// plant makes the cgroups that pods are in. All together they get more than is allocatable: what eviction keeps free is theirs
+// until they are evicted.
+func (p *pods) plant() (err error) {
+	cfg, capacity := p.cfg.Cgroups, p.register.Node().Status.Capacity
+	cfg.MemoryCapacity = capacity.Memory().Value()
+	cfg.Limits = corev1.ResourceList{}
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		q, reserved := capacity[name], p.cfg.Reserved[name]
+		if q.Cmp(reserved) <= 0 {
+			return fmt.Errorf("node: %s of %s are reserved, and there are %s", reserved.String(), name, q.String())
+		}
+		q.Sub(reserved)
+		cfg.Limits[name] = q
+	}
+	cfg.Logger = p.cfg.Logger.Named("cgroups")
+	p.tree, err = cgroup.New(cfg)
+	return err
 }
 
 // run runs the parts until ctx ends.

@@ -78,6 +78,9 @@ func (p *pods) signals(ctx context.Context) (map[eviction.Signal]eviction.Observ
 			out[s] = eviction.Observation{Available: share.Available, Capacity: share.Capacity}
 		}
 	}
+	if used, limit, ok := p.tree.Memory(); ok {
+		out[eviction.PodMemory] = eviction.Observation{Available: max(limit-used, 0), Capacity: limit}
+	}
 	return out, nil
 }
 

@@ -158,7 +158,7 @@ func value(t *testing.T, parent, controller, v1, v2 string) string {
 }
 
 func TestTree(t *testing.T) {
-	tree := newTree(t, Config{Allocatable: list("cpu=2,memory=2Gi"), PodPids: 100})
+	tree := newTree(t, Config{Limits: list("cpu=2,memory=2Gi"), PodPids: 100})
 	top := tree.parent(tree.node(""))
 	require.Contains(t, []string{"2147483648"}, value(t, top, "memory", "memory.limit_in_bytes", "memory.max"))
 
@@ -214,6 +214,37 @@ func TestRemoveKillsWhatIsLeft(t *testing.T) {
 	require.NoError(t, tree.Remove("p"))
 	require.ErrorContains(t, <-ended, "killed")
 	require.NoDirExists(t, filepath.Join("/sys/fs/cgroup/memory", parent))
+}
+
+// TestMemory holds some in a pod's cgroup: it counts for all pods.
+func TestMemory(t *testing.T) {
+	_, _, ok := newTree(t, Config{Name: "unlimited"}).Memory()
+	require.False(t, ok)
+	tree := newTree(t, Config{Limits: list("memory=64Mi")})
+	_, err := tree.Ensure(pod("p", ""))
+	require.NoError(t, err)
+	sub, err := tree.ensure(append(tree.podNode("p", corev1.PodQOSBestEffort), "container"))
+	require.NoError(t, err)
+	cmd := exec.Command("sh", "-c", `read go; held=$(head -c 8388608 /dev/zero | tr '\0' x); echo $held | wc -c; read end`)
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	require.NoError(t, sub.Apply(cmd.Process.Pid))
+	_, err = fmt.Fprintln(in)
+	require.NoError(t, err)
+	var n int
+	_, err = fmt.Fscan(out, &n)
+	require.NoError(t, err)
+	used, limit, ok := tree.Memory()
+	require.True(t, ok)
+	require.EqualValues(t, 64<<20, limit)
+	require.Greater(t, used, int64(n))
+	require.Less(t, used, limit)
+	require.NoError(t, in.Close())
+	_ = cmd.Wait() // read tells of the end
+	require.NoError(t, tree.Remove("p"))
 }
 
 func TestUnknownDriver(t *testing.T) {

@@ -2,7 +2,7 @@
 //
 // # The tree
 //
-//	kubepods                        what the node has for pods: its allocatable resources
+//	kubepods                        what the node has, without what is reserved for others than pods
 //	kubepods/pod<uid>               Guaranteed pods
 //	kubepods/burstable              shares of the sum of its pods' requests
 //	kubepods/burstable/pod<uid>

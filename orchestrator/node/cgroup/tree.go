@@ -37,8 +37,8 @@ type Config struct {
 	Driver Driver // cgroupfs
 	Root   string // the cgroup that the tree is in, with Cgroupfs; "/"
 	Name   string // of the tree; kubepods
-	// Allocatable is what all pods together get; a resource that is not in it is not limited.
-	Allocatable    corev1.ResourceList
+	// Limits are what all pods together get; a resource that is not in it is not limited.
+	Limits         corev1.ResourceList
 	MemoryCapacity int64 // of the node, bytes
 	PodPids        int64 // processes of one pod; 0: no limit
 	// ProtectMemory keeps the memory that pods request from being reclaimed, where the kernel can (version 2).
@@ -112,12 +112,12 @@ func open(cfg Config) (*Tree, error) {
 // make makes the tree without its pods.
 func (t *Tree) make() error {
 	top := &cgroups.Resources{
-		CpuShares: uint64(Shares(t.cfg.Allocatable.Cpu().MilliValue())), Memory: t.cfg.Allocatable.Memory().Value(),
+		CpuShares: uint64(Shares(t.cfg.Limits.Cpu().MilliValue())), Memory: t.cfg.Limits.Memory().Value(),
 	}
-	if n, ok := t.cfg.Allocatable["pids"]; ok {
+	if n, ok := t.cfg.Limits["pids"]; ok {
 		top.PidsLimit = ptr.To(n.Value())
 	}
-	if t.cfg.Allocatable.Cpu().IsZero() {
+	if t.cfg.Limits.Cpu().IsZero() {
 		top.CpuShares = 0
 	}
 	m, err := t.ensure(t.node(""))

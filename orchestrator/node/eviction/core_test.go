@@ -17,9 +17,11 @@ func TestThresholds(t *testing.T) {
 		MinReclaim: map[string]string{"nodefs.available": "500Mi"},
 	})
 	require.NoError(t, err)
-	require.Len(t, all, 3, "a share of 0 switches a threshold off")
-	require.Equal(t, []Signal{MemoryAvailable, NodeFsAvailable, MemoryAvailable}, []Signal{all[0].Signal, all[1].Signal, all[2].Signal})
+	require.Len(t, all, 4, "a share of 0 switches a threshold off")
+	require.Equal(t, []Signal{MemoryAvailable, PodMemory, NodeFsAvailable, MemoryAvailable}, []Signal{all[0].Signal, all[1].Signal, all[2].Signal, all[3].Signal})
 	require.EqualValues(t, 100<<20, all[0].Value.of(1<<40))
+	require.Equal(t, all[0].Value, all[1].Value, "for the pods' part, too")
+	all = all[1:]
 	require.EqualValues(t, 100, all[1].Value.of(1000))
 	require.EqualValues(t, 500<<20, all[1].Reclaim.of(1000))
 	require.EqualValues(t, 15, all[2].Value.of(1000))

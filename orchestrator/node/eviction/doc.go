@@ -4,7 +4,8 @@
 // # Model
 //
 // A signal is how much of something is left: memory.available, nodefs.available, nodefs.inodesFree, imagefs.available,
-// imagefs.inodesFree, pid.available. A threshold is met when less is left than it says, as a quantity or as a percentage of all
+// imagefs.inodesFree, pid.available. A hard threshold of memory.available is also one of allocatableMemory.available: of the memory
+// that all pods may use together, so that pods are evicted before the kernel kills some container of one of them. A threshold is met when less is left than it says, as a quantity or as a percentage of all
 // there is. Once met it stays so until its minimum reclaim is there, too. A hard threshold is acted on at once, a soft one when
 // it has been met for its grace period.
 //

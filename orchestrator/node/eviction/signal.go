@@ -20,6 +20,7 @@ type Signal string
 // The signals.
 const (
 	MemoryAvailable   Signal = "memory.available"
+	PodMemory         Signal = "allocatableMemory.available" // of what all pods may use together
 	NodeFsAvailable   Signal = "nodefs.available"
 	NodeFsInodesFree  Signal = "nodefs.inodesFree"
 	ImageFsAvailable  Signal = "imagefs.available"
@@ -42,7 +43,7 @@ type trait struct {
 
 func (s Signal) trait() (trait, bool) {
 	switch s {
-	case MemoryAvailable:
+	case MemoryAvailable, PodMemory:
 		return trait{corev1.ResourceMemory, corev1.NodeMemoryPressure, 0}, true
 	case PIDAvailable:
 		return trait{resourcePids, corev1.NodePIDPressure, 1}, true
@@ -156,6 +157,10 @@ func thresholds(texts map[string]string, grace map[Signal]time.Duration, reclaim
 			return nil, errors.New("eviction: the soft threshold of " + name + " needs a grace period")
 		}
 		out = append(out, t)
+		if s == MemoryAvailable && t.Grace == 0 { // what it keeps free of the node is kept free of the pods' part of it, too
+			t.Signal = PodMemory
+			out = append(out, t)
+		}
 	}
 	return out, nil
 }
