@@ -24,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/retry"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -251,8 +252,17 @@ func TestJoin(t *testing.T) {
 		_, err := admin.CoreV1().Nodes().Update(ctx, n, metav1.UpdateOptions{})
 		return err
 	}))
-	cfg.Devices = nil
+	before := n.Status.NodeInfo.BootID
+	require.NoError(t, retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		n = get()
+		n.Status.NodeInfo.BootID = "another"
+		_, err := admin.CoreV1().Nodes().UpdateStatus(ctx, n, metav1.UpdateOptions{})
+		return err
+	}))
+	events := record.NewFakeRecorder(100)
+	cfg.Devices, cfg.Events = nil, events
 	r, _ = run(t, cfg)
+	require.Equal(t, "Warning Rebooted Node joins has been rebooted, boot id: "+before, <-events.Events)
 	eventually(t, func() bool { return condition(get(), corev1.NodeReady).Status == corev1.ConditionTrue }, "ready again")
 	n = get()
 	require.Equal(t, "1", n.Labels["theirs"])

@@ -143,6 +143,9 @@ func (r *Registration) tell(ctx context.Context, s *state, anyway bool) (wrote b
 
 // tellOf makes events of what has changed.
 func (r *Registration) tellOf(was, is *corev1.Node) {
+	if before, now := was.Status.NodeInfo.BootID, is.Status.NodeInfo.BootID; r.cfg.Events != nil && before != "" && before != now {
+		r.cfg.Events.Eventf(is, corev1.EventTypeWarning, "Rebooted", "Node %s has been rebooted, boot id: %s", is.Name, now)
+	}
 	for _, c := range is.Status.Conditions {
 		old := conditionOf(was.Status.Conditions, c.Type)
 		if old != nil && old.Status == c.Status {
