@@ -60,6 +60,7 @@ func settingFlags(fs *pflag.FlagSet, s *cluster.Settings) {
 	fs.StringVar(&s.TLSCertFile, "tls-cert-file", "", "Certificate to serve HTTPS with, followed by its chain (default: one that the cluster's authority signs).")
 	fs.StringVar(&s.TLSPrivateKeyFile, "tls-private-key-file", "", "Key of tls-cert-file.")
 	fs.StringVar(&s.ClientCAFile, "client-ca-file", "", "Authorities of client certificates, beside the cluster's own.")
+	fs.DurationVar(&s.MetricResolution, "metric-resolution", 15*time.Second, "Time between two measurements of what nodes and pods use, at least 1s.")
 }
 
 // logFlags are the flags about logging.

@@ -182,7 +182,7 @@ func (s *apiServer) build() error {
 	if err != nil {
 		return err
 	}
-	s.usage = metrics.New(metrics.Config{Logger: s.lg.Named("metrics")})
+	s.usage = metrics.New(metrics.Config{Every: s.cfg.Settings.MetricResolution, Logger: s.lg.Named("metrics")})
 	cfg := apiserver.Config{
 		Kinds: kinds.Builtin(), Store: s.store, ClientCAs: clients, Keys: keys, Issuer: s.set.issuer, Address: s.advertised(), Discovery: told,
 		Tokens: tokens, ServiceRanges: s.set.ranges, NodePorts: s.set.ports, AuditPolicy: s.set.auditPolicy,

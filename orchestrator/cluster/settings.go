@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"gopkg.in/natefinch/lumberjack.v2"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -40,6 +41,8 @@ type Settings struct {
 	TLSCertFile, TLSPrivateKeyFile string
 	// ClientCAFile has authorities of clients, beside the cluster's own.
 	ClientCAFile string
+	// MetricResolution is the time between two measurements of what nodes and pods use; 0: 15 s.
+	MetricResolution time.Duration
 }
 
 // Audit says what the audit log has in it and where it is. Both files are set, or none.
@@ -87,6 +90,7 @@ func (o *Settings) read() (*settings, error) {
 		{"service-node-port-range", func() error { return s.readPorts(cmp.Or(o.ServiceNodePortRange, defaultNodePorts)) }},
 		{"tls-cert-file", func() error { return s.readServing(o.TLSCertFile, o.TLSPrivateKeyFile) }},
 		{"client-ca-file", func() error { return s.readClientCAs(o.ClientCAFile) }},
+		{"metric-resolution", func() error { return checkResolution(o.MetricResolution) }},
 		{"audit-log-path", func() error { return s.openAuditLog(&o.Audit) }}, // the last, for it is to be closed
 	} {
 		if err := part.read(); err != nil {
@@ -267,6 +271,16 @@ func (s *settings) readServing(certFile, keyFile string) error {
 	s.serving = &cert
 	s.servingPEM, err = os.ReadFile(certFile)
 	return err
+}
+
+// leastResolution is how often nodes are asked at most.
+const leastResolution = time.Second
+
+func checkResolution(d time.Duration) error {
+	if d != 0 && d < leastResolution {
+		return fmt.Errorf("%s is less than %s", d, leastResolution)
+	}
+	return nil
 }
 
 func (s *settings) readClientCAs(file string) (err error) {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -50,6 +51,7 @@ func TestSettingsErrors(t *testing.T) {
 		"--tls-cert-file: it goes with":                            {TLSCertFile: policy},
 		"failed to find any PEM data":                              {TLSCertFile: policy, TLSPrivateKeyFile: policy},
 		"--client-ca-file: " + policy + ": no certificate in PEM":  {ClientCAFile: policy},
+		"--metric-resolution: 20ms is less than 1s":                {MetricResolution: 20 * time.Millisecond},
 	} {
 		_, err := s.read()
 		require.ErrorContains(t, err, want)
