@@ -26,6 +26,7 @@ func lifeTools() map[string]func([]string) error {
 		"kill":  kill,
 		"mem":   memory,
 		"burn":  burn,
+		"fill":  fill,
 		"date":  func([]string) error { fmt.Println(time.Now().UnixNano()); return nil },
 		"await": await,
 	}
@@ -167,6 +168,25 @@ func burn(args []string) error {
 		}
 	}
 	return nil
+}
+
+// fill writes so many MiB into a file.
+func fill(args []string) error {
+	if len(args) < 2 {
+		return errors.New("want a file and a number of MiB")
+	}
+	mib, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	f, err := os.Create(args[0])
+	if err != nil {
+		return err
+	}
+	for b := make([]byte, 1<<20); mib > 0 && err == nil; mib-- {
+		_, err = f.Write(b)
+	}
+	return errors.Join(err, f.Close())
 }
 
 // await ends when a file is there.

@@ -115,6 +115,12 @@ func (s *server) handler() http.Handler {
 		time.Sleep(d)
 		return s.name
 	})
+	say("/burn", func(r *http.Request) string {
+		if err := burn([]string{r.FormValue("for")}); err != nil {
+			return err.Error()
+		}
+		return s.name
+	})
 	say("/hits", func(r *http.Request) string { return strconv.Itoa(s.asked(r.FormValue("of"))) })
 	say("/fail", func(*http.Request) string { s.failing.Store(true); return "failing" })
 	say("/heal", func(*http.Request) string { s.failing.Store(false); return "healthy" })
