@@ -30,6 +30,14 @@ type Options struct {
 	NodeArgs []string
 	// Equip says what machines, by their names, have beside keelson. "one" has nothing.
 	Equip map[string]Equipment
+	// Special are machines of Nodes that are not as the others.
+	Special map[string]Special
+}
+
+// Special is what is special about a machine.
+type Special struct {
+	Args []string // more flags of its node
+	Disk int64    // size, in bytes, of the file system that the node's directory is on, in memory; 0: it has none of its own
 }
 
 // Cluster is a cluster of real nodes.
@@ -126,7 +134,7 @@ func start(keelson string, o Options) (c *Cluster, err error) {
 		return c, err
 	}
 	for _, name := range o.Nodes {
-		if err := c.join(name, o.NodeArgs, o.Equip[name]); err != nil {
+		if err := c.join(name, o.NodeArgs, o.Equip[name], o.Special[name]); err != nil {
 			return c, err
 		}
 	}
@@ -170,9 +178,12 @@ func (c *Cluster) startUp(o Options) (err error) {
 }
 
 // join starts keelson node on one more machine, by the command that keelson token create prints.
-func (c *Cluster) join(name string, more []string, equip Equipment) error {
+func (c *Cluster) join(name string, more []string, equip Equipment, own Special) error {
 	m, err := c.machine(name)
 	if err != nil {
+		return err
+	}
+	if err := m.mountDisk(own.Disk); err != nil {
 		return err
 	}
 	if err := c.install(c.keelson, m.node()); err != nil {
@@ -189,7 +200,7 @@ func (c *Cluster) join(name string, more []string, equip Equipment) error {
 	if err != nil {
 		return err
 	}
-	args := slices.Concat(strings.Fields(line)[1:], []string{"--data-dir", m.node(), "--name", m.Name, "--ip", m.Address}, c.flags(m), more)
+	args := slices.Concat(strings.Fields(line)[1:], []string{"--data-dir", m.node(), "--name", m.Name, "--ip", m.Address}, c.flags(m), more, own.Args)
 	c.nodes[name] = c.program(m, args)
 	return c.nodes[name].Start()
 }

@@ -33,6 +33,8 @@
 // users root and app (1000). It is in the store of each machine before the node starts: pods never pull.
 //
 // A machine may have Equipment: a real containerd that runs its pods, or plugins that make its network.
+// PowerOff and PowerOn do to a machine what the loss of its power does: everything but its disk is new afterwards, the boot ID and
+// the network, too.
 //
 // # The end
 //

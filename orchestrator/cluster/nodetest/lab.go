@@ -77,6 +77,7 @@ type Machine struct {
 	link string         // its end in the wire
 	busy func() bool    // whether a runtime that is not ours has pods; nil: there is none
 	ends []func() error // of what it has beside keelson, in the order in which it was started
+	disk string         // where a file system of its own is mounted, "" if it has none
 }
 
 // machine adds a machine.
@@ -96,10 +97,15 @@ func (l *Lab) machine(name string) (*Machine, error) {
 		return nil, err
 	}
 	l.machines = append(l.machines, m)
+	return m, l.attach(m)
+}
+
+// attach joins a machine to the wire.
+func (l *Lab) attach(m *Machine) error {
 	if err := l.plug(m); err != nil {
-		return nil, err
+		return err
 	}
-	return m, m.Do(func() error {
+	return m.Do(func() error {
 		link, err := netlink.LinkByName("eth0")
 		if err != nil {
 			return err
@@ -111,7 +117,7 @@ func (l *Lab) machine(name string) (*Machine, error) {
 	})
 }
 
-// plug joins a machine to the wire.
+// plug makes the pair of interfaces between a machine and the wire.
 func (l *Lab) plug(m *Machine) error {
 	fd, err := unix.Open(m.Path(), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -52,7 +53,7 @@ func (m *Machine) left() error {
 		errs = append(errs, fmt.Errorf("nodetest: left behind by %s: %s", m.Name, what))
 	}
 	if len(found) == 0 {
-		errs = append(errs, m.removeCgroups(), os.RemoveAll(m.state()))
+		errs = append(errs, m.removeCgroups(), os.RemoveAll(m.state()), m.unmountDisk())
 	}
 	return errors.Join(errs...)
 }
@@ -84,28 +85,47 @@ func (m *Machine) state() string {
 
 // processes are those that have a directory of the machine among their arguments, or are in one of its cgroups.
 func (m *Machine) processes(state string) (found []string) {
+	for pid, args := range m.running(state) {
+		found = append(found, fmt.Sprintf("process %d: %s", pid, args))
+	}
+	return found
+}
+
+// running are these processes, with their arguments.
+func (m *Machine) running(state string) map[int]string {
+	found := map[int]string{}
 	all, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range all {
 		args, _ := os.ReadFile(filepath.Join(dir, "cmdline")) // it may end
 		groups, _ := os.ReadFile(filepath.Join(dir, "cgroup"))
-		if bytes.Contains(args, []byte(m.Dir+"/")) || bytes.Contains(args, []byte(state)) || bytes.Contains(groups, []byte(m.Cgroup)) {
-			found = append(found, fmt.Sprintf("process %s: %s", filepath.Base(dir), bytes.ReplaceAll(args, []byte{0}, []byte{' '})))
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err == nil && (bytes.Contains(args, []byte(m.Dir+"/")) || bytes.Contains(args, []byte(state)) || bytes.Contains(groups, []byte(m.Cgroup))) {
+			found[pid] = string(bytes.ReplaceAll(args, []byte{0}, []byte{' '}))
 		}
 	}
 	return found
 }
 
 func (m *Machine) mounts(state string) (found []string) {
-	all, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
-		return !strings.HasPrefix(i.Mountpoint, m.Dir+"/") && !strings.HasPrefix(i.Mountpoint, state), false
-	})
+	all, err := m.mountPoints(state)
 	if err != nil {
 		return []string{err.Error()}
 	}
-	for _, i := range all {
-		found = append(found, "mount "+i.Mountpoint)
+	for _, dir := range all {
+		found = append(found, "mount "+dir)
 	}
 	return found
+}
+
+// mountPoints are those of the machine, without its disk.
+func (m *Machine) mountPoints(state string) (found []string, err error) {
+	all, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
+		return i.Mountpoint == m.disk || !strings.HasPrefix(i.Mountpoint, m.Dir+"/") && !strings.HasPrefix(i.Mountpoint, state), false
+	})
+	for _, i := range all {
+		found = append(found, i.Mountpoint)
+	}
+	return found, err
 }
 
 // cgroups are those of pods and shims: what they are in stays.

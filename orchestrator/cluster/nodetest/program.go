@@ -59,6 +59,7 @@ type Program struct {
 	ns   *testkit.NetNS
 	path string
 	args []string
+	boot string // file with the ID of the machine's start; "": that of the machine that runs the test
 
 	cmd  *exec.Cmd
 	done chan struct{}
@@ -77,7 +78,7 @@ func (p *Program) Start() error {
 	if err != nil {
 		return errors.Join(err, log.Close())
 	}
-	cmd := exec.Command(p.path, p.args...)
+	cmd := p.command()
 	cmd.Stdout, cmd.Stderr = out, log
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Dir(p.Log)}
 	if err := p.ns.Do(cmd.Start); err != nil {
@@ -90,6 +91,16 @@ func (p *Program) Start() error {
 		close(done)
 	}(p.done)
 	return nil
+}
+
+// booted runs a program where its machine has a boot ID of its own, which takes a mount namespace.
+const booted = `mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"`
+
+func (p *Program) command() *exec.Cmd {
+	if p.boot == "" {
+		return exec.Command(p.path, p.args...)
+	}
+	return exec.Command("unshare", append([]string{"--mount", "--propagation", "private", "sh", "-c", booted, p.boot, p.path}, p.args...)...)
 }
 
 // out is the file of what it says on its standard output since it was started.
