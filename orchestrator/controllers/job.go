@@ -252,7 +252,7 @@ func (w *jobWork) release(ctx context.Context, pods []*corev1.Pod) error {
 func (w *jobWork) start() {
 	s, suspended := &w.job.Status, ptr.Deref(w.job.Spec.Suspend, false)
 	switch {
-	case w.ending():
+	case w.ending() || suspended && w.complete(): // its last pod may have succeeded while it was suspended
 	case suspended:
 		w.setCondition(batchv1.JobSuspended, corev1.ConditionTrue, "JobSuspended", "Job suspended")
 		s.StartTime = nil

@@ -195,6 +195,9 @@ func (w *jobWork) conclude() {
 	if !w.ending() || s.Active > 0 || *s.Terminating > 0 || len(u.Succeeded)+len(u.Failed) > 0 || w.unnamed() {
 		return
 	}
+	if s.StartTime == nil { // it is suspended
+		s.StartTime = w.began()
+	}
 	if c := jobCondition(w.job, batchv1.JobFailureTarget); c != nil && c.Status == corev1.ConditionTrue {
 		w.setCondition(batchv1.JobFailed, corev1.ConditionTrue, c.Reason, c.Message)
 		return
@@ -202,6 +205,17 @@ func (w *jobWork) conclude() {
 	c := jobCondition(w.job, batchv1.JobSuccessCriteriaMet)
 	w.setCondition(batchv1.JobComplete, corev1.ConditionTrue, c.Reason, c.Message)
 	s.CompletionTime = ptr.To(metav1.NewTime(w.now))
+}
+
+// began is when the first pod was made, now if there is none.
+func (w *jobWork) began() *metav1.Time {
+	first := metav1.NewTime(w.now)
+	for _, p := range w.pods {
+		if p.CreationTimestamp.Before(&first) {
+			first = p.CreationTimestamp
+		}
+	}
+	return &first
 }
 
 // unnamed says whether pods have ended that the status does not account for yet.

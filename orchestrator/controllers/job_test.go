@@ -285,6 +285,23 @@ func TestJobSuspended(t *testing.T) {
 	w.running(0)
 }
 
+// TestJobSuspendedAtTheEnd has its last pod succeed while the job is suspended: it is complete, and has begun, as any that is over.
+func TestJobSuspendedAtTheEnd(t *testing.T) {
+	j := job(func(s *batchv1.JobSpec) { s.Suspend = ptr.To(true) })
+	began := metav1.NewTime(now.Add(-time.Minute).Truncate(time.Second))
+	w := start(t, NewJob, j, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "ns", Name: "p", UID: "p", CreationTimestamp: began, Labels: j.Spec.Template.Labels, Finalizers: []string{batchv1.JobTrackingFinalizer},
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(j, batchv1.SchemeGroupVersion.WithKind("Job"))},
+		},
+		Status: corev1.PodStatus{Phase: corev1.PodSucceeded},
+	})
+	w.job("active 0 succeeded 1 failed 0 SuccessCriteriaMet(CompletionsReached) Complete(CompletionsReached)")
+	got, err := w.client.BatchV1().Jobs("ns").Get(w.ctx, "j", metav1.GetOptions{})
+	require.NoError(t, err)
+	require.True(t, began.Equal(got.Status.StartTime), "%v", got.Status.StartTime)
+}
+
 // TestJobStray has a pod with a finalizer whose job is not there.
 func TestJobStray(t *testing.T) {
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{

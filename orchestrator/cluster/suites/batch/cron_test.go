@@ -101,7 +101,7 @@ func TestConcurrency(t *testing.T) {
 			case batchv1.ForbidConcurrent:
 				told(t, ns, name, "JobAlreadyActive")
 				jobs(t, ns, name, 1, runs)
-				cluster.Exec(t, ns, pods(t, ns, first.Name)[0].Name, "main", "kill", "-15", "1")
+				finish(t, ns, pods(t, ns, first.Name)[0].Name, "1")
 				require.True(t, done(ended(t, ns, first.Name)))
 				jobs(t, ns, name, 1, runs) // what was put off comes after it
 			case batchv1.ReplaceConcurrent:

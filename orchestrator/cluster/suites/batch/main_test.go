@@ -116,6 +116,14 @@ func running(t *testing.T, ns, job string, n int) (found []corev1.Pod) {
 	return found
 }
 
+// finish asks a process of a container to end, or with -1 all but the first. The command may end with the container: it is no error.
+func finish(t *testing.T, ns, pod, process string) {
+	t.Helper()
+	if _, err := cluster.TryExec(t.Context(), ns, pod, "main", "kill", "-15", process); err != nil {
+		t.Log(err)
+	}
+}
+
 // patch changes an object by a merge patch.
 func patch(t *testing.T, ns, resource, name, text string, sub ...string) {
 	t.Helper()
