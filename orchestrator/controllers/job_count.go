@@ -103,14 +103,15 @@ func (w *jobWork) count() {
 		s.Succeeded = int32(w.done.count())
 	}
 	for _, p := range w.pods {
-		ours := tracked[p.UID]
+		// One that was deleted has failed, however it ends after that: it is named once.
+		ours := tracked[p.UID] && !slices.Contains(u.Succeeded, p.UID) && !slices.Contains(u.Failed, p.UID)
 		switch {
 		case p.Status.Phase == corev1.PodSucceeded:
-			if ours && !slices.Contains(u.Succeeded, p.UID) {
+			if ours {
 				w.succeeded = append(w.succeeded, p)
 			}
 		case w.hasFailed(p):
-			if ours && !slices.Contains(u.Failed, p.UID) {
+			if ours {
 				w.failed = append(w.failed, p)
 			}
 		case p.DeletionTimestamp == nil:

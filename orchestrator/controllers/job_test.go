@@ -10,6 +10,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 )
 
@@ -300,6 +301,16 @@ func TestJobSuspendedAtTheEnd(t *testing.T) {
 	got, err := w.client.BatchV1().Jobs("ns").Get(w.ctx, "j", metav1.GetOptions{})
 	require.NoError(t, err)
 	require.True(t, began.Equal(got.Status.StartTime), "%v", got.Status.StartTime)
+}
+
+// TestJobNamesOnce has a pod that was deleted, and named as failed for that, succeed all the same.
+func TestJobNamesOnce(t *testing.T) {
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "p", Finalizers: []string{batchv1.JobTrackingFinalizer}}, Status: corev1.PodStatus{Phase: corev1.PodSucceeded}}
+	j := job(func(*batchv1.JobSpec) {})
+	j.Status.UncountedTerminatedPods = &batchv1.UncountedTerminatedPods{Failed: []types.UID{"p"}}
+	w := &jobWork{job: j, pods: []*corev1.Pod{p}, now: now}
+	w.count()
+	require.Equal(t, batchv1.UncountedTerminatedPods{Failed: []types.UID{"p"}}, *j.Status.UncountedTerminatedPods)
 }
 
 // TestJobStray has a pod with a finalizer whose job is not there.

@@ -306,7 +306,11 @@ func TestReplacement(t *testing.T) {
 			got := await(t, ns, name, "has another", func(j *batchv1.Job) bool { return j.Status.Active == 1 && j.Status.Failed == 1 })
 			if there {
 				require.EqualValues(t, 1, *got.Status.Terminating)
-				require.NoError(t, cluster.Client.CoreV1().Pods(ns).Delete(t.Context(), first.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64)}))
+			}
+			// Nobody waits for what is left of them.
+			require.NoError(t, cluster.Client.BatchV1().Jobs(ns).Delete(t.Context(), name, metav1.DeleteOptions{PropagationPolicy: ptr(metav1.DeletePropagationBackground)}))
+			for _, p := range pods(t, ns, name) {
+				_ = cluster.Client.CoreV1().Pods(ns).Delete(t.Context(), p.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64)}) // it may be gone
 			}
 		})
 	}
