@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"go.uber.org/zap"
+
+	"github.com/keelson-io/keelson/internal/srv"
 )
 
 const program = "etcdctl"
@@ -46,7 +48,7 @@ type ctl struct {
 	out, errs io.Writer
 	environ   []string
 	globals   globals
-	lookupSRV lookupSRV
+	lookupSRV srv.Lookup
 	log       *zap.Logger   // set by open
 	lines     *bufio.Reader // of in, once a password was read from it
 }

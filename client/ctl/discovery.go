@@ -3,11 +3,10 @@ package ctl
 import (
 	"context"
 	"fmt"
-	"net"
-	"strconv"
-	"strings"
 
 	"github.com/spf13/pflag"
+
+	"github.com/keelson-io/keelson/internal/srv"
 )
 
 // discoveryFlags say how members are found by SRV records (RFC 2782).
@@ -22,35 +21,21 @@ func (d *discoveryFlags) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&d.insecure, "insecure-discovery", true, "take endpoints without TLS from these records, too")
 }
 
-// lookupSRV is that of a net.Resolver.
-type lookupSRV func(ctx context.Context, service, proto, name string) (string, []*net.SRV, error)
-
 // find returns the endpoints that the records name, none without a domain. What is left out is told by say.
-func (d *discoveryFlags) find(ctx context.Context, lookup lookupSRV, say func(string)) ([]string, error) {
+func (d *discoveryFlags) find(ctx context.Context, lookup srv.Lookup, say func(string)) ([]string, error) {
 	if d.domain == "" {
 		return nil, nil
 	}
+	found, err := srv.Clients(ctx, lookup, d.domain, d.name)
 	var out []string
-	find := func(service, scheme string) error {
-		if d.name != "" {
-			service += "-" + d.name
+	for _, e := range found {
+		if !e.Secure && !d.insecure {
+			say(fmt.Sprintf("ignoring discovered insecure endpoint %q", e.URL()))
+			continue
 		}
-		_, records, err := lookup(ctx, service, "tcp", d.domain)
-		for _, r := range records {
-			ep := scheme + "://" + net.JoinHostPort(strings.TrimSuffix(r.Target, "."), strconv.Itoa(int(r.Port)))
-			if scheme == "http" && !d.insecure {
-				say(fmt.Sprintf("ignoring discovered insecure endpoint %q", ep))
-				continue
-			}
-			out = append(out, ep)
-		}
-		return err
+		out = append(out, e.URL())
 	}
-	secure, plain := find("etcd-client-ssl", "https"), find("etcd-client", "http")
-	if secure != nil && plain != nil {
-		return nil, fmt.Errorf("dns lookup errors: %w and %w", secure, plain)
-	}
-	return out, nil
+	return out, err
 }
 
 // serverName is the name that servers' certificates must be for, if it is not that of their addresses.

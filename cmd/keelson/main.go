@@ -22,18 +22,23 @@ func main() {
 	if shim.Reexec() || asPlugin() { // before anything looks at the arguments
 		return
 	}
-	args := os.Args[1:]
-	if sub, ok := personalities[filepath.Base(os.Args[0])]; ok {
-		args = append([]string{sub}, args...)
-	}
 	root := command()
-	root.SetArgs(args)
+	root.SetArgs(arguments(os.Args))
 	if err := root.Execute(); err != nil {
 		if err.Error() != "" { // or it was told already
 			fmt.Fprintln(os.Stderr, "Error:", err)
 		}
 		os.Exit(exitCode(err))
 	}
+}
+
+// arguments are those of the subcommand that the binary was called for. etcd has a subcommand that is one of its own here.
+func arguments(argv []string) []string {
+	sub, ok := personalities[filepath.Base(argv[0])]
+	if args := argv[1:]; !ok || sub == "server" && len(args) > 0 && args[0] == "gateway" {
+		return args
+	}
+	return append([]string{sub}, argv[1:]...)
 }
 
 func command() *cobra.Command {
@@ -44,7 +49,7 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(upCommand(), apiserverCommand(), controllersCommand(), schedulerCommand(), nodeCommand(), tokenCommand(), hollowCommand(), explainCommand(), kubectlCommand(), imageCommand(),
-		serverCommand(), ctl.Command(), utl.Command(), benchCommand(), versionCommand())
+		serverCommand(), gatewayCommand(), ctl.Command(), utl.Command(), benchCommand(), versionCommand())
 	return root
 }
 

@@ -31,6 +31,7 @@ var rules = []rule{
 	{"server/apply", []string{"mvcc", "lease", "api", "internal", "server/alarm", "server/quota", "server/errdefs", "server/membership", "server/auth"}, "apply is deterministic: state in, state out"},
 	{"server", []string{"mvcc", "lease", "raftnode", "wal", "api", "internal"}, "the server is no client of itself"},
 	{"client", []string{"api", "internal/clock"}, "the client is linked into users' programs: it stays thin"},
+	{"client/ctl", []string{"client", "api", "internal/clock", "internal/srv"}, "the tool is not linked into users' programs, but nearly as thin"},
 	{"bench", []string{"client", "api"}, "workloads see what clients see"},
 	{"orchestrator", []string{"internal"}, "controllers, scheduler, node and network reach the API only through client-go"},
 	{"orchestrator/kinds", []string{"internal"}, "a kind is data"},
