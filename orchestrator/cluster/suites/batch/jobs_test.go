@@ -292,7 +292,7 @@ func TestReplacement(t *testing.T) {
 	for name, policy := range map[string]batchv1.PodReplacementPolicy{"beside": batchv1.TerminatingOrFailed, "after": batchv1.Failed} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			grace := map[string]int64{"beside": 120, "after": 4}[name]
+			grace := map[string]int64{"beside": 25, "after": 4}[name]
 			create(t, ns, job(name, "exec /bin/trap", func(s *batchv1.JobSpec) {
 				s.PodReplacementPolicy, s.Template.Spec.TerminationGracePeriodSeconds = &policy, &grace
 			}))
@@ -306,11 +306,6 @@ func TestReplacement(t *testing.T) {
 			got := await(t, ns, name, "has another", func(j *batchv1.Job) bool { return j.Status.Active == 1 && j.Status.Failed == 1 })
 			if there {
 				require.EqualValues(t, 1, *got.Status.Terminating)
-			}
-			// Nobody waits for what is left of them.
-			require.NoError(t, cluster.Client.BatchV1().Jobs(ns).Delete(t.Context(), name, metav1.DeleteOptions{PropagationPolicy: ptr(metav1.DeletePropagationBackground)}))
-			for _, p := range pods(t, ns, name) {
-				_ = cluster.Client.CoreV1().Pods(ns).Delete(t.Context(), p.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64)}) // it may be gone
 			}
 		})
 	}
