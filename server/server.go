@@ -24,6 +24,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/internal/srv"
 	"github.com/keelson-io/keelson/internal/vfs"
 	"github.com/keelson-io/keelson/server/bootstrap"
 	"github.com/keelson-io/keelson/server/config"
@@ -81,7 +82,7 @@ func Start(ctx context.Context, cfg *config.Config, lg *zap.Logger) (*Server, er
 		return nil, err
 	}
 	env := bootstrap.Env{
-		FS: vfs.OS, Clock: clock.Real, Peers: peerClient(s.doors.security.peer), Logger: lg, Registerer: s.registry,
+		FS: vfs.OS, Clock: clock.Real, Peers: peerClient(s.doors.security.peer), Logger: lg, Registerer: s.registry, Names: srv.System(),
 		OnError: func(err error) { lg.Error("the database cannot be written", zap.Error(err)) },
 	}
 	boot, err := bootstrap.Run(ctx, cfg, env)

@@ -3,7 +3,8 @@
 //
 //	log exists   --initial-cluster-state   start from
 //	yes          (ignored)                 the data directory
-//	no           new                       a new cluster, unless its members know this one already
+//	no           new                       a new cluster, unless its members know this one already; its members are configured,
+//	                                       or found by SRV records or a discovery service
 //	no           existing                  the running cluster, asked for its members
 //
 // Nothing is written before the configuration has been found to fit. What a newer version of the
@@ -34,6 +35,7 @@ import (
 
 	"github.com/keelson-io/keelson/api/walpb"
 	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/internal/srv"
 	"github.com/keelson-io/keelson/internal/vfs"
 	"github.com/keelson-io/keelson/mvcc/backend"
 	"github.com/keelson-io/keelson/raftnode"
@@ -51,7 +53,8 @@ type Env struct {
 	Peers      *http.Client // for asking other members
 	Logger     *zap.Logger
 	Registerer prometheus.Registerer
-	OnError    func(error) // errors of the backend's background writes
+	Names      srv.Resolver // for members that are found by SRV records
+	OnError    func(error)  // errors of the backend's background writes
 }
 
 // Result is what the member starts from.
@@ -88,6 +91,9 @@ func Run(ctx context.Context, cfg *config.Config, env Env) (_ *Result, err error
 		}
 	}()
 	if r.HadLog {
+		if cfg.Bootstrap.Discovery.ByService() {
+			env.Logger.Warn("discovery token is ignored since cluster already initialized; valid logs are found", zap.String("wal-dir", cfg.WALPath()))
+		}
 		return r, r.restart(cfg, env)
 	}
 	if r.Members, r.MemberID, r.Remotes, err = newcomer(ctx, cfg, env); err != nil {
@@ -256,7 +262,11 @@ func checkState(be *backend.Backend) error {
 // newcomer finds the cluster of a member without a log.
 func newcomer(ctx context.Context, cfg *config.Config, env Env) (*membership.Cluster, uint64, []*membership.Member, error) {
 	mcfg := membership.Config{MaxLearners: cfg.Bootstrap.MaxLearners, Logger: env.Logger, Registerer: env.Registerer}
-	cl, err := membership.NewFromInitialCluster(mcfg, cfg.Bootstrap.ClusterToken, cfg.Bootstrap.Cluster)
+	initial, token, err := configured(ctx, cfg, env)
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	cl, err := membership.NewFromInitialCluster(mcfg, token, initial)
 	if err != nil {
 		return nil, 0, nil, err
 	}
@@ -269,7 +279,16 @@ func newcomer(ctx context.Context, cfg *config.Config, env Env) (*membership.Clu
 		if membership.IsBootstrapped(ctx, env.Peers, others, self.ID, bootstrapTimeout(cfg)) {
 			return nil, 0, nil, fmt.Errorf("member %s has already been bootstrapped", hex(self.ID))
 		}
+		if cfg.Bootstrap.Discovery.ByService() {
+			cl, err = byService(ctx, cfg, env, mcfg, self.ID)
+		}
+		if err != nil {
+			return nil, 0, nil, err
+		}
 		return cl, self.ID, nil, nil
+	}
+	if cfg.Bootstrap.Discovery.ByService() {
+		return nil, 0, nil, errors.New("discovery URL should not be set when joining existing initial cluster")
 	}
 	running, err := membership.FetchCluster(ctx, env.Peers, others)
 	if err != nil {

@@ -59,6 +59,7 @@ type Bootstrap struct {
 	Existing            bool // --initial-cluster-state existing
 	StrictReconfigCheck bool
 	MaxLearners         int
+	Discovery           Discovery
 	clusterSet          bool
 }
 
@@ -152,7 +153,7 @@ func Default() *Config {
 			AdvertisePeerURLs:   []string{defaultPeerURL},
 			AdvertiseClientURLs: []string{defaultClientURL},
 		},
-		Bootstrap: Bootstrap{ClusterToken: "etcd-cluster", StrictReconfigCheck: true, MaxLearners: 1},
+		Bootstrap: Bootstrap{ClusterToken: "etcd-cluster", StrictReconfigCheck: true, MaxLearners: 1, Discovery: defaultDiscovery()},
 		Raft: Raft{
 			Heartbeat: 100 * time.Millisecond, Election: time.Second, InitialElectionAdvance: true, PreVote: true,
 			SnapshotCount: 10_000, CatchUpEntries: 5_000, MaxSnapshots: 5, MaxWALs: 5,
@@ -202,18 +203,27 @@ func (c *Config) complete() {
 	if c.DataDir == "" {
 		c.DataDir = c.Name + ".etcd"
 	}
-	if !c.Bootstrap.clusterSet {
-		parts := make([]string, len(c.Listen.AdvertisePeerURLs))
-		for i, u := range c.Listen.AdvertisePeerURLs {
-			parts[i] = c.Name + "=" + u
-		}
-		c.Bootstrap.Cluster = strings.Join(parts, ",")
+	d := &c.Bootstrap.Discovery
+	if !c.Bootstrap.clusterSet && d.Domain == "" && d.Suffix == "" && !d.ByService() {
+		c.Bootstrap.Cluster = c.Alone()
 	}
+	if d.Domain != "" && c.Security.Peer.TrustedCAFile == "" {
+		c.Security.Peer.ServerName = d.Domain
+	}
+}
+
+// Alone is a cluster of this member alone, as name=url,...
+func (c *Config) Alone() string {
+	parts := make([]string, len(c.Listen.AdvertisePeerURLs))
+	for i, u := range c.Listen.AdvertisePeerURLs {
+		parts[i] = c.Name + "=" + u
+	}
+	return strings.Join(parts, ",")
 }
 
 // Validate refuses a configuration that cannot work. It touches nothing.
 func (c *Config) Validate() error {
-	checks := []func() error{c.checkURLs, c.checkSecurity, c.checkTimes, c.checkBackend, c.checkLog, c.checkUpkeep}
+	checks := []func() error{c.checkURLs, c.checkDiscovery, c.checkSecurity, c.checkTimes, c.checkBackend, c.checkLog, c.checkUpkeep}
 	for _, check := range checks {
 		if err := check(); err != nil {
 			return err

@@ -63,6 +63,18 @@ cipher-suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]
 			require.False(t, c.Raft.PreVote)
 			require.Equal(t, []string{"stderr"}, c.Log.Outputs)
 		}},
+		{name: "discovery by records", args: []string{"--discovery-srv=example", "--discovery-srv-name=blue"}, check: func(t *testing.T, c *Config) {
+			require.Empty(t, c.Bootstrap.Cluster)
+			require.Equal(t, "example", c.Security.Peer.ServerName)
+			require.Equal(t, "blue", c.Bootstrap.Discovery.Suffix)
+		}},
+		{name: "discovery by a service", args: []string{"--discovery-token=t", "--discovery-endpoints=a:1,http://b:2", "--name=n", "--discovery-fallback=exit"}, env: []string{"ETCD_DISCOVERY_USER=u:p"}, check: func(t *testing.T, c *Config) {
+			require.Empty(t, c.Bootstrap.Cluster)
+			require.Equal(t, "n=http://localhost:2380", c.Alone())
+			require.Equal(t, []string{"a:1", "http://b:2"}, c.Bootstrap.Discovery.Endpoints)
+			require.Equal(t, "u:p", c.Bootstrap.Discovery.User)
+			require.True(t, c.Bootstrap.Discovery.InsecureTransport)
+		}},
 		{name: "existing", args: []string{"--initial-cluster-state=existing"}, check: func(t *testing.T, c *Config) {
 			require.True(t, c.Bootstrap.Existing)
 		}},

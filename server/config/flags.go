@@ -102,6 +102,7 @@ func (c *Config) clusterFlags(fs *pflag.FlagSet) {
 	fs.Var(list{&c.Listen.AdvertisePeerURLs}, "initial-advertise-peer-urls", "Comma-separated peer URLs of this member to tell the rest of the cluster.")
 	fs.StringVar(&c.Bootstrap.Cluster, "initial-cluster", c.Bootstrap.Cluster, "Initial cluster for bootstrapping: name=url,name=url.")
 	fs.Var(state{&c.Bootstrap.Existing}, "initial-cluster-state", "Initial cluster state: new or existing.")
+	c.Bootstrap.Discovery.flags(fs)
 	fs.StringVar(&c.Bootstrap.ClusterToken, "initial-cluster-token", c.Bootstrap.ClusterToken, "Initial cluster token during bootstrap.")
 	fs.Var(list{&c.Listen.AdvertiseClientURLs}, "advertise-client-urls", "Comma-separated client URLs of this member to tell clients.")
 	fs.BoolVar(&c.Bootstrap.StrictReconfigCheck, "strict-reconfig-check", c.Bootstrap.StrictReconfigCheck, "Reject reconfiguration that would lose the quorum.")

@@ -74,6 +74,7 @@ type Cluster struct {
 	tls     *tls.Config // how to connect; nil: without TLS
 	Members []*Member
 	Logger  *zap.Logger // of members in this process that are started from now on; nil is the test's log, if it is verbose
+	Found   []string    // flags by which members find each other, instead of --initial-cluster
 	made    int         // members that were ever prepared
 }
 
@@ -162,12 +163,15 @@ func (c *Cluster) Args(m *Member) []string {
 	for _, have := range c.Members {
 		initial = append(initial, have.Name+"="+have.PeerURL)
 	}
-	return append([]string{
+	found := c.Found
+	if found == nil {
+		found = []string{"--initial-cluster=" + strings.Join(initial, ",")}
+	}
+	return slices.Concat([]string{
 		"--name=" + m.Name, "--data-dir=" + m.Dir,
 		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
 		"--listen-peer-urls=" + m.PeerURL, "--initial-advertise-peer-urls=" + m.PeerURL,
-		"--initial-cluster=" + strings.Join(initial, ","),
-	}, m.Flags...)
+	}, found, m.Flags)
 }
 
 // Run starts a member in this process. It does not wait until the member serves.

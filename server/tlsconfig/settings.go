@@ -20,6 +20,8 @@ type Settings struct {
 	// one of these host names or addresses. Only one of the two lists may be given.
 	AllowedCNs, AllowedHostnames []string
 
+	ServerName string // that the certificates of those connected to are for; empty: the address's
+
 	// SkipClientSANVerification lets certificates be shown from other addresses than they are made for.
 	SkipClientSANVerification bool
 

@@ -111,9 +111,10 @@ func (t *Side) Server(protocols ...string) *tls.Config {
 	return outer
 }
 
-// Client returns the configuration of a connection that is made now, without the other side's name.
+// Client returns the configuration of a connection that is made now. Unless one is configured, it is without the other side's name.
 func (t *Side) Client() *tls.Config {
 	cfg := t.common()
+	cfg.ServerName = t.s.ServerName
 	if t.cas != nil {
 		cfg.RootCAs = t.cas.get()
 	}
