@@ -1,12 +1,14 @@
 package config
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
+	"sigs.k8s.io/yaml"
 )
 
 // Discovery says how the members of a new cluster find each other, if not by --initial-cluster.
@@ -106,5 +108,52 @@ func (l fullList) Set(s string) error {
 	if s != "" {
 		*l.v = strings.Split(s, ",")
 	}
+	return nil
+}
+
+// discoveryKey is the object in a file that holds what the flags of a discovery service say. Durations count nanoseconds.
+const discoveryKey = "discovery-config"
+
+type discoverySection struct {
+	Token  string `json:"token"`
+	Client struct {
+		Endpoints        []string      `json:"endpoints"`
+		DialTimeout      time.Duration `json:"dial-timeout"`
+		RequestTimeout   time.Duration `json:"request-timeout"`
+		KeepAliveTime    time.Duration `json:"keepalive-time"`
+		KeepAliveTimeout time.Duration `json:"keepalive-timeout"`
+		Secure           struct {
+			CertFile           string `json:"cert"`
+			KeyFile            string `json:"key"`
+			CAFile             string `json:"cacert"`
+			InsecureTransport  bool   `json:"insecure-transport"`
+			InsecureSkipVerify bool   `json:"insecure-skip-tls-verify"`
+		} `json:"secure"`
+		Auth struct {
+			User     string `json:"username"`
+			Password string `json:"password"`
+		} `json:"auth"`
+	} `json:"client"`
+}
+
+// fromSection sets what the object in a file says; the rest stays as it is.
+func (d *Discovery) fromSection(value any) error {
+	var in discoverySection
+	c := &in.Client
+	in.Token, c.Endpoints = d.Token, d.Endpoints
+	c.DialTimeout, c.RequestTimeout, c.KeepAliveTime, c.KeepAliveTimeout = d.DialTimeout, d.RequestTimeout, d.KeepAliveTime, d.KeepAliveTimeout
+	c.Secure.InsecureTransport = d.InsecureTransport
+	data, err := json.Marshal(value)
+	if err == nil {
+		err = yaml.UnmarshalStrict(data, &in)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", discoveryKey, err)
+	}
+	d.Token, d.Endpoints = in.Token, c.Endpoints
+	d.DialTimeout, d.RequestTimeout, d.KeepAliveTime, d.KeepAliveTimeout = c.DialTimeout, c.RequestTimeout, c.KeepAliveTime, c.KeepAliveTimeout
+	d.CertFile, d.KeyFile, d.CAFile = c.Secure.CertFile, c.Secure.KeyFile, c.Secure.CAFile
+	d.InsecureTransport, d.InsecureSkipVerify = c.Secure.InsecureTransport, c.Secure.InsecureSkipVerify
+	d.User, d.Password = c.Auth.User, c.Auth.Password
 	return nil
 }

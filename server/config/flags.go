@@ -213,6 +213,12 @@ func (c *Config) fromFile(fs *pflag.FlagSet, path string) error {
 			}
 			continue
 		}
+		if name == discoveryKey {
+			if err := c.Bootstrap.Discovery.fromSection(values[name]); err != nil {
+				return fmt.Errorf("configuration file %s: %w", path, err)
+			}
+			continue
+		}
 		f := fs.Lookup(name)
 		if f == nil || name == "config-file" {
 			return fmt.Errorf("configuration file %s: unknown key %q", path, name)
