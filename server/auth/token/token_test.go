@@ -51,7 +51,9 @@ func TestSimple(t *testing.T) {
 		held := 0
 		s := p.(*simple)
 		for i := range s.shards {
+			s.shards[i].mu.RLock()
 			held += len(s.shards[i].tokens)
+			s.shards[i].mu.RUnlock()
 		}
 		require.Zero(t, held, "what has ended takes no room")
 
