@@ -166,8 +166,10 @@ func (s *Store) compactNow(be *backend.Backend, q *compactQueue, c compaction) b
 	if hashed {
 		s.hashes.put(hash)
 	}
+	end := s.cfg.Clock.Now()
+	s.metrics.compacted(end, end.Sub(start))
 	s.cfg.Logger.Info("finished compaction", zap.Int64("compact-revision", c.rev), zap.Int("revisions-removed", removed),
-		zap.Uint32("hash", hash.Hash), zap.Duration("took", s.cfg.Clock.Now().Sub(start)))
+		zap.Uint32("hash", hash.Hash), zap.Duration("took", end.Sub(start)))
 	return true
 }
 
@@ -222,6 +224,7 @@ func (s *Store) compactStep(be *backend.Backend, from string, rev int64) (next s
 			s.tree.Set(c.new)
 		}
 	}
+	indexed := s.cfg.Clock.Now()
 	revs := make([]backend.Rev, len(dropped))
 	for i, d := range dropped {
 		revs[i] = d.Rev()
@@ -233,7 +236,7 @@ func (s *Store) compactStep(be *backend.Backend, from string, rev int64) (next s
 	if len(dropped) > 0 || !more {
 		s.publish()
 	}
-	s.metrics.compacted(len(dropped), s.cfg.Clock.Now().Sub(start))
+	s.metrics.step(len(dropped), indexed.Sub(start), s.cfg.Clock.Now().Sub(start))
 	return next, len(dropped), more
 }
 

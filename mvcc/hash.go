@@ -15,6 +15,7 @@ import (
 
 // Hash is the hash of all buckets, equal to etcd's, and the current revision.
 func (s *Store) Hash() (hash uint32, rev int64, err error) {
+	start := s.cfg.Clock.Now()
 	hash, err = s.be.Load().Hash(func(bucket string, key []byte) bool {
 		// These may differ between members of one state.
 		switch string(key) {
@@ -23,6 +24,7 @@ func (s *Store) Hash() (hash uint32, rev int64, err error) {
 		}
 		return false
 	})
+	s.metrics.hash.Observe(s.cfg.Clock.Now().Sub(start).Seconds())
 	return hash, s.Rev(), err
 }
 
@@ -56,6 +58,7 @@ func (s *Store) HashKV(rev int64) (h KVHash, current int64, err error) {
 	case rev <= 0:
 		rev = at.rev
 	}
+	start := s.cfg.Clock.Now()
 	k := newKVHasher(at.compactRev, rev)
 	if !keepsAny(at.root, rev) {
 		k.decided = at.compactRev // then etcd hashes what the compaction left
@@ -64,6 +67,7 @@ func (s *Store) HashKV(rev int64) (h KVHash, current int64, err error) {
 	if errors.Is(err, errHashed) {
 		err = nil
 	}
+	s.metrics.hashRev.Observe(s.cfg.Clock.Now().Sub(start).Seconds())
 	return k.sum(), at.rev, err
 }
 

@@ -117,9 +117,12 @@ func newMember(cfg *config.Config, env bootstrap.Env, boot *bootstrap.Result, tl
 	}); err != nil {
 		return nil, err
 	}
+	durations := apply.NewMetrics(apply.MetricsConfig{
+		Slow: cfg.Log.WarnApply, Registerer: env.Registerer, Clock: env.Clock, Logger: env.Logger,
+	})
 	m.proposer = propose.New(propose.Config{
 		Log: ref, MemberID: boot.MemberID, MaxBytes: int(cfg.Limits.MaxRequestBytes), Timeout: cfg.RequestTimeout(),
-		TimeoutReason: m.timeoutReason, Clock: env.Clock,
+		TimeoutReason: m.timeoutReason, Clock: env.Clock, Metrics: durations,
 	})
 	m.machine = m.newMachine(ref, fail)
 	if m.node, err = m.newNode(); err != nil {
@@ -181,7 +184,7 @@ func (m *member) newMachine(ref *raftRef, fail func(error)) *replica.Machine {
 		Header: func() *pb.ResponseHeader {
 			return &pb.ResponseHeader{ClusterId: boot.Members.ClusterID(), MemberId: boot.MemberID, RaftTerm: m.node.Term()}
 		},
-		Logger: m.env.Logger.Named("apply"),
+		Metrics: m.proposer.Metrics(), Logger: m.env.Logger.Named("apply"),
 	})
 	index, term := boot.Backend.ConsistentIndex()
 	return replica.New(replica.Config{
@@ -273,7 +276,7 @@ func (m *member) compose() {
 	m.reconfig = reconfig.New(reconfig.Config{
 		Members: members, Raft: m.node, Waiters: m.machine.Changes(), NextID: m.proposer.NextID, Active: m.transport.ActiveSince,
 		Strict: m.cfg.Bootstrap.StrictReconfigCheck, Timeout: m.cfg.RequestTimeout(), Peers: m.env.Peers,
-		Stopped: m.stopping, Clock: m.env.Clock,
+		Stopped: m.stopping, Clock: m.env.Clock, Registerer: m.env.Registerer,
 	})
 	m.upkeep = upkeep.New(upkeep.Config{
 		MemberID: m.boot.MemberID, Proposer: m.proposer, Raft: m.node, Members: members, Leases: m.state.Leases, Auth: m.state.Auth,

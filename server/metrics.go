@@ -1,9 +1,13 @@
 package server
 
 import (
+	"math"
+	"os"
 	"runtime"
+	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/version"
 	"go.uber.org/zap"
 
@@ -26,6 +30,13 @@ func registerMetrics(reg prometheus.Registerer, cfg *config.Config, m *member) {
 		}, func() float64 { return 1 })
 	}
 	reg.MustRegister(
+		alarms{m.state.Alarms.Get},
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: "os", Subsystem: "fd", Name: "used", Help: "The number of used file descriptors.",
+		}, usedFiles),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: "os", Subsystem: "fd", Name: "limit", Help: "The file descriptor limit.",
+		}, fileLimit),
 		gauge("proposals_pending", "The current number of pending proposals to commit.", func() float64 { return float64(m.proposer.Pending()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: "etcd", Subsystem: "server", Name: "proposals_failed_total", Help: "The total number of failed proposals seen.",
@@ -38,6 +49,49 @@ func registerMetrics(reg prometheus.Registerer, cfg *config.Config, m *member) {
 		fixed("version", "Which version is running. 1 for 'server_version' label with current version.", "server_version", version.Version),
 		fixed("go_version", "Which Go version server is running with. 1 for 'server_go_version' label with current version.", "server_go_version", runtime.Version()),
 	)
+}
+
+// usedFiles is how many files the process has open; NaN if that cannot be found out.
+func usedFiles() float64 {
+	dir, err := os.Open("/proc/self/fd")
+	if err != nil {
+		return math.NaN()
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return math.NaN()
+	}
+	return float64(len(names) - 1) // without the directory itself
+}
+
+func fileLimit() float64 {
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return math.NaN()
+	}
+	return float64(l.Cur)
+}
+
+// alarms shows the alarms of the cluster that are active.
+type alarms struct {
+	get func(pb.AlarmType) []*pb.AlarmMember
+}
+
+func (alarms) desc() *prometheus.Desc {
+	return prometheus.NewDesc("etcd_debugging_server_alarms",
+		"Alarms for every member in cluster. 1 for 'server_id' label with current ID. 2 for 'alarm_type' label with type of this alarm",
+		[]string{"server_id", "alarm_type"}, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (a alarms) Describe(ch chan<- *prometheus.Desc) { ch <- a.desc() }
+
+// Collect implements prometheus.Collector.
+func (a alarms) Collect(ch chan<- prometheus.Metric) {
+	for _, m := range a.get(pb.AlarmType_NONE) {
+		ch <- prometheus.MustNewConstMetric(a.desc(), prometheus.GaugeValue, 1, membership.FormatID(m.MemberID), m.Alarm.String())
+	}
 }
 
 // showGates tells which feature gates are on.

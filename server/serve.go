@@ -52,12 +52,14 @@ func newServices(cfg *config.Config, m *member, gw *gateway.Gateway, reg *promet
 		calls = grpcprom.NewServerMetrics(grpcprom.WithServerHandlingTimeHistogram())
 	}
 	reg.MustRegister(calls)
+	wire := rpc.NewMetrics(reg)
+	requests := rpc.RequestLog{Slow: cfg.Log.WarnUnary, Clock: m.env.Clock, Logger: m.env.Logger}
 	lim := &cfg.Limits
 	g := grpc.NewServer(
 		grpc.Creds(listen.Credentials()),
 		grpc.ConnectionTimeout(prefaceTimeout),
-		grpc.ForceServerCodecV2(rpc.NewCodec()),
-		grpc.ChainUnaryInterceptor(calls.UnaryServerInterceptor(), guard.Unary),
+		grpc.ForceServerCodecV2(rpc.NewCodec(wire)),
+		grpc.ChainUnaryInterceptor(calls.UnaryServerInterceptor(), requests.Unary, guard.Unary),
 		grpc.ChainStreamInterceptor(calls.StreamServerInterceptor(), guard.Stream),
 		grpc.MaxRecvMsgSize(int(lim.MaxRequestBytes)+grpcOverhead),
 		grpc.MaxSendMsgSize(math.MaxInt32),
@@ -66,7 +68,7 @@ func newServices(cfg *config.Config, m *member, gw *gateway.Gateway, reg *promet
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: lim.KeepAliveMinTime}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: lim.KeepAliveInterval, Timeout: lim.KeepAliveTimeout}),
 	)
-	registerServices(g, cfg, m)
+	registerServices(g, cfg, m, wire)
 	calls.InitializeMetrics(g)
 	api := httpapi.Config{
 		Health: httpapi.Health{
@@ -74,7 +76,7 @@ func newServices(cfg *config.Config, m *member, gw *gateway.Gateway, reg *promet
 			Lead:   m.node.Lead, IsLearner: m.boot.Members.IsLearner, Read: m.readOneKey, Timeout: cfg.RequestTimeout(),
 			Registerer: reg, Logger: m.env.Logger,
 		},
-		Metrics: reg, ClusterVersion: m.boot.Members.Version, StorageVersion: m.storageVersion, Pprof: cfg.Features.EnablePprof,
+		Metrics: reg, Registerer: reg, ClusterVersion: m.boot.Members.Version, StorageVersion: m.storageVersion, Pprof: cfg.Features.EnablePprof,
 		Gateway: gw,
 	}
 	registerMetrics(reg, cfg, m)
@@ -85,7 +87,7 @@ func newServices(cfg *config.Config, m *member, gw *gateway.Gateway, reg *promet
 	return &services{grpc: g, http: access.Wrap(httpapi.NewClient(api)), metrics: httpapi.NewMetrics(api), guard: guard}
 }
 
-func registerServices(g *grpc.Server, cfg *config.Config, m *member) {
+func registerServices(g *grpc.Server, cfg *config.Config, m *member, wire *rpc.Metrics) {
 	header := &rpc.Header{ClusterID: m.boot.Members.ClusterID(), MemberID: m.boot.MemberID, Term: m.node.Term, Rev: m.state.Store.Rev}
 	errs := rpc.NewTranslator()
 	space := &rpc.SpaceGuard{MemberID: m.boot.MemberID, Quota: m.quota, Proposer: m.proposer}
@@ -93,15 +95,15 @@ func registerServices(g *grpc.Server, cfg *config.Config, m *member) {
 	kv := rpc.NewKV(rpc.KVConfig{
 		Header: header, Errors: errs, Proposer: authorized, Access: m.access, Gate: m.gate, Store: m.state.Store, Leases: m.state.Leases, Space: space,
 		MaxTxnOps: int(cfg.Limits.MaxTxnOps), MaxRequestBytes: int(cfg.Limits.MaxRequestBytes),
-		Commit: func() error { return m.state.Backend().Commit() },
+		Commit: func() error { return m.state.Backend().Commit() }, Metrics: m.proposer.Metrics(),
 	})
 	kv.Register(g)
 	pb.RegisterWatchServer(g, rpc.NewWatch(rpc.WatchConfig{
 		Header: header, Hub: m.watches, Access: m.access, Errors: errs, MaxResponseBytes: int(cfg.Limits.MaxRequestBytes) + grpcOverhead,
-		ProgressInterval: cfg.Features.WatchProgressInterval, Clock: m.env.Clock,
+		ProgressInterval: cfg.Features.WatchProgressInterval, Clock: m.env.Clock, Metrics: wire,
 	}))
 	leases := rpc.NewLease(rpc.LeaseConfig{
-		Header: header, Errors: errs, Proposer: authorized, Access: m.access, Gate: m.gate, Leases: m.leasing, Space: space,
+		Header: header, Errors: errs, Proposer: authorized, Access: m.access, Gate: m.gate, Leases: m.leasing, Space: space, Metrics: wire,
 	})
 	pb.RegisterLeaseServer(g, leases)
 	queues := concurrency.New(kv, leases, m.watches)

@@ -21,7 +21,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	}
 	return &metrics{
 		sync:   register(r, histogram("wal_fsync_duration_seconds", "The latency distributions of fsync called by WAL.")),
-		writes: register(r, histogram("wal_write_duration_seconds", "The latency distributions of writes to the WAL.")),
+		writes: register(r, histogram("wal_write_duration_seconds", "The latency distributions of write called by WAL.")),
 		bytes: register(r, prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: "etcd", Subsystem: "disk", Name: "wal_write_bytes_total", Help: "Total number of bytes written in WAL.",
 		})),

@@ -333,7 +333,7 @@ func TestMetricsOfAReplacement(t *testing.T) {
 	require.NoError(t, a.Close())
 	families, err := reg.Gather()
 	require.NoError(t, err)
-	require.Len(t, families, 7)
+	require.Len(t, families, 10)
 	require.NoError(t, b.Close())
 }
 

@@ -60,11 +60,15 @@ func (b *Backend) flush() error {
 		return err
 	}
 	start := b.cfg.Clock.Now()
-	if err := b.db.Update(func(tx *bbolt.Tx) error { return b.writeBatch(tx, &todo) }); err != nil {
+	var written *bbolt.Tx // it keeps its statistics when it is closed
+	if err := b.db.Update(func(tx *bbolt.Tx) error {
+		written = tx
+		return b.writeBatch(tx, &todo)
+	}); err != nil {
 		b.cfg.Logger.Error("failed to commit to the database, trying again", zap.String("path", b.cfg.Path), zap.Error(err))
 		return fmt.Errorf("backend: commit: %w", err)
 	}
-	b.metrics.commit.Observe(b.cfg.Clock.Now().Sub(start).Seconds())
+	b.metrics.committed(b.cfg.Clock.Now().Sub(start), written.Stats())
 	if b.journal != nil {
 		b.journal.note(&b.flushing)
 	}

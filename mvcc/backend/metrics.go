@@ -2,8 +2,10 @@ package backend
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.etcd.io/bbolt"
 )
 
 // metrics carry etcd's names.
@@ -11,31 +13,37 @@ type metrics struct {
 	collectors               []prometheus.Collector
 	size, inUse, openReads   atomic.Int64
 	commit, defrag, snapshot prometheus.Histogram
+	rebalance, spill, write  prometheus.Histogram // parts of commit
 	defragInflight           prometheus.Gauge
 }
 
 func newMetrics(b *Backend, r prometheus.Registerer) *metrics {
 	m := &metrics{}
-	histogram := func(name, help string, first float64, n int) prometheus.Histogram {
+	histogram := func(namespace, name, help string, first float64, n int) prometheus.Histogram {
 		return prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: "etcd", Subsystem: "disk", Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(first, 2, n),
+			Namespace: namespace, Subsystem: "disk", Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(first, 2, n),
 		})
 	}
 	gauge := func(name, help string, value func() int64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "etcd", Subsystem: "mvcc", Name: name, Help: help},
 			func() float64 { return float64(value()) })
 	}
-	m.commit = histogram("backend_commit_duration_seconds", "The latency distributions of commits to the database file.", 0.001, 14)
-	m.defrag = histogram("backend_defrag_duration_seconds", "The latency distribution of defragmentations.", 0.1, 13)
-	m.snapshot = histogram("backend_snapshot_duration_seconds", "The latency distribution of snapshots of the database.", 0.01, 17)
+	m.commit = histogram("etcd", "backend_commit_duration_seconds", "The latency distributions of commit called by backend.", 0.001, 14)
+	m.defrag = histogram("etcd", "backend_defrag_duration_seconds", "The latency distribution of backend defragmentation.", 0.1, 13)
+	m.snapshot = histogram("etcd", "backend_snapshot_duration_seconds", "The latency distribution of backend snapshots.", 0.01, 17)
+	part := func(name string) prometheus.Histogram {
+		return histogram("etcd_debugging", "backend_commit_"+name+"_duration_seconds",
+			"The latency distributions of commit."+name+" called by bboltdb backend.", 0.001, 14)
+	}
+	m.rebalance, m.spill, m.write = part("rebalance"), part("spill"), part("write")
 	m.defragInflight = prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: "etcd", Subsystem: "disk", Name: "defrag_inflight", Help: "Whether a defragmentation is under way: 1 yes, 0 no.",
+		Namespace: "etcd", Subsystem: "disk", Name: "defrag_inflight", Help: "Whether or not defrag is active on the member. 1 means active, 0 means not.",
 	})
 	m.collectors = []prometheus.Collector{
-		m.commit, m.defrag, m.snapshot, m.defragInflight,
-		gauge("db_total_size_in_bytes", "Size of the database file in bytes.", b.Size),
-		gauge("db_total_size_in_use_in_bytes", "Size of the database without its free pages, in bytes.", b.SizeInUse),
-		gauge("db_open_read_transactions", "Number of open read transactions of the database.", m.openReads.Load),
+		m.commit, m.rebalance, m.spill, m.write, m.defrag, m.snapshot, m.defragInflight,
+		gauge("db_total_size_in_bytes", "Total size of the underlying database physically allocated in bytes.", b.Size),
+		gauge("db_total_size_in_use_in_bytes", "Total size of the underlying database logically in use in bytes.", b.SizeInUse),
+		gauge("db_open_read_transactions", "The number of currently open read transactions", m.openReads.Load),
 	}
 	if r == nil {
 		return m
@@ -45,4 +53,12 @@ func newMetrics(b *Backend, r prometheus.Registerer) *metrics {
 		r.MustRegister(c)
 	}
 	return m
+}
+
+// committed notes a commit and where its time went.
+func (m *metrics) committed(took time.Duration, stats bbolt.TxStats) {
+	m.rebalance.Observe(stats.RebalanceTime.Seconds())
+	m.spill.Observe(stats.SpillTime.Seconds())
+	m.write.Observe(stats.WriteTime.Seconds())
+	m.commit.Observe(took.Seconds())
 }

@@ -15,8 +15,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	m := &metrics{
 		streams:  gauge("watch_stream_total", "Total number of watch streams."),
 		watchers: gauge("watcher_total", "Total number of watchers."),
-		behind:   gauge("slow_watcher_total", "Total number of watchers that have not caught up."),
-		pending:  gauge("pending_events_total", "Total number of events that wait to be sent."),
+		behind:   gauge("slow_watcher_total", "Total number of unsynced slow watchers."),
+		pending:  gauge("pending_events_total", "Total number of pending events to be sent."),
 		events: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: "etcd_debugging", Subsystem: "mvcc", Name: "events_total", Help: "Total number of events sent by this member.",
 		}),

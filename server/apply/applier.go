@@ -44,6 +44,7 @@ type Config struct {
 	Quota   *quota.Quota
 	Cluster Cluster
 	Header  func() *pb.ResponseHeader // cluster id, member id and raft term of this member; the revision is filled in here
+	Metrics *Metrics
 	Logger  *zap.Logger
 }
 
@@ -64,6 +65,9 @@ func New(cfg Config) *Applier {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = NewMetrics(MetricsConfig{})
+	}
 	return &Applier{cfg: cfg}
 }
 
@@ -83,7 +87,9 @@ func (a *Applier) Apply(index uint64, r *pb.InternalRaftRequest, wanted bool) (R
 		return Result{Err: err}, nil
 	}
 	fits := a.cfg.Quota.Available(cost(r))
+	start := a.cfg.Metrics.Now()
 	res, err := a.execute(index, r, wanted)
+	a.cfg.Metrics.applied(start, r, &res)
 	if err == nil && res.Err == nil && !fits {
 		res.Err = errdefs.ErrNoSpace
 	}

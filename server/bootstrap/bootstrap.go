@@ -106,6 +106,10 @@ func logOptions(cfg *config.Config, env Env) wal.Options {
 	return wal.Options{UnsafeNoSync: cfg.Unsafe.NoFsync, Logger: env.Logger.Named("wal"), Registerer: env.Registerer, Clock: env.Clock}
 }
 
+func snapOptions(env Env) snap.Options {
+	return snap.Options{Logger: env.Logger, Registerer: env.Registerer, Clock: env.Clock}
+}
+
 // OpenBackend opens the database file as configured.
 func OpenBackend(cfg *config.Config, env Env) (*backend.Backend, error) {
 	be, err := backend.Open(backend.Config{
@@ -152,7 +156,7 @@ func (r *Result) restart(cfg *config.Config, env Env) (err error) {
 			return fmt.Errorf("the log in %s exists but the database %s is missing; restore the member from a snapshot, or remove it from the cluster and add it anew", cfg.WALPath(), cfg.BackendPath())
 		}
 	}
-	if r.Snapshots, err = snap.Open(env.FS, cfg.SnapDir(), env.Logger); err != nil {
+	if r.Snapshots, err = snap.Open(env.FS, cfg.SnapDir(), snapOptions(env)); err != nil {
 		return err
 	}
 	markers, err := wal.SnapshotMarkers(env.FS, cfg.WALPath())
@@ -315,7 +319,7 @@ func (r *Result) begin(cfg *config.Config, env Env) (err error) {
 	if r.Backend, err = OpenBackend(cfg, env); err != nil {
 		return err
 	}
-	if r.Snapshots, err = snap.Open(env.FS, cfg.SnapDir(), env.Logger); err != nil {
+	if r.Snapshots, err = snap.Open(env.FS, cfg.SnapDir(), snapOptions(env)); err != nil {
 		return err
 	}
 	meta, err := proto.Marshal(&pb.Metadata{NodeID: proto.Uint64(r.MemberID), ClusterID: proto.Uint64(r.Members.ClusterID())})

@@ -25,6 +25,7 @@ import (
 type Config struct {
 	Health         Health
 	Metrics        prometheus.Gatherer
+	Registerer     prometheus.Registerer // where scrapes are counted; may be nil
 	ClusterVersion func() string // "" while it is not decided
 	StorageVersion func() string // "" if unknown
 	Pprof          bool
@@ -35,7 +36,7 @@ type Config struct {
 func NewClient(cfg Config) http.Handler {
 	mux := http.NewServeMux()
 	NewHealth(cfg.Health).register(mux)
-	mux.Handle("/metrics", promhttp.HandlerFor(cfg.Metrics, promhttp.HandlerOpts{}))
+	mux.Handle("/metrics", scrapes(cfg))
 	mux.HandleFunc("/version", Version(cfg.ClusterVersion, cfg.StorageVersion))
 	mux.Handle("/debug/vars", expvar.Handler())
 	if cfg.Gateway != nil {
@@ -55,8 +56,17 @@ func NewClient(cfg Config) http.Handler {
 func NewMetrics(cfg Config) http.Handler {
 	mux := http.NewServeMux()
 	NewHealth(cfg.Health).register(mux)
-	mux.Handle("/metrics", promhttp.HandlerFor(cfg.Metrics, promhttp.HandlerOpts{}))
+	mux.Handle("/metrics", scrapes(cfg))
 	return mux
+}
+
+// scrapes serves the metrics, and counts how often.
+func scrapes(cfg Config) http.Handler {
+	h := promhttp.HandlerFor(cfg.Metrics, promhttp.HandlerOpts{})
+	if cfg.Registerer == nil {
+		return h
+	}
+	return promhttp.InstrumentMetricHandler(cfg.Registerer, h) // those of two listeners share their counters
 }
 
 // Version answers with the versions of the member, the cluster and the storage.

@@ -52,6 +52,7 @@ type Config struct {
 	// TimeoutReason names the error for a command that was proposed at start and timed out.
 	TimeoutReason func(start time.Time) error
 	Clock         clock.Clock
+	Metrics       *apply.Metrics
 }
 
 // Proposer is described in the package comment.
@@ -80,6 +81,9 @@ type Waiter struct {
 
 // New starts a Proposer; Close ends it.
 func New(cfg Config) *Proposer {
+	if cfg.Metrics == nil {
+		cfg.Metrics = apply.NewMetrics(apply.MetricsConfig{Clock: cfg.Clock})
+	}
 	p := &Proposer{cfg: cfg, ids: NewIDs(cfg.MemberID, cfg.Clock.Now()), stop: make(chan struct{})}
 	for i := range p.shards {
 		p.shards[i].waiters = make(map[uint64]*Waiter)
@@ -102,6 +106,9 @@ func (p *Proposer) Pending() int64 { return p.pending.Load() }
 
 // Failed is described at Pending.
 func (p *Proposer) Failed() int64 { return p.failed.Load() }
+
+// Metrics are the durations that the Proposer adds to.
+func (p *Proposer) Metrics() *apply.Metrics { return p.cfg.Metrics }
 
 // Do proposes a command and waits until it has been applied and published. The error says that the outcome is unknown or
 // that the command was not proposed; the command's own error is in the result. It takes ownership of r.
@@ -127,12 +134,16 @@ func (p *Proposer) Do(ctx context.Context, r *pb.InternalRaftRequest) (apply.Res
 	p.park(w)
 	p.pending.Add(1)
 	defer p.pending.Add(-1)
+	kind := apply.KindOf(r) // now: r belongs to the applier afterwards
 	if err := p.cfg.Log.Propose(data); err != nil {
 		p.failed.Add(1)
 		p.Take(id)
+		p.cfg.Metrics.Requested(kind, w.start, err)
 		return apply.Result{}, err
 	}
-	return p.wait(ctx, w)
+	res, err := p.wait(ctx, w)
+	p.cfg.Metrics.Requested(kind, w.start, err)
+	return res, err
 }
 
 func (p *Proposer) wait(ctx context.Context, w *Waiter) (apply.Result, error) {

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
@@ -50,13 +51,35 @@ type Config struct {
 	Peers   *http.Client  // for asking the leader
 	Stopped <-chan struct{}
 	Clock   clock.Clock
+	// Registerer is where promotions are counted; may be nil.
+	Registerer prometheus.Registerer
 }
 
 // Reconfigurer is described in the package comment.
-type Reconfigurer struct{ cfg Config }
+type Reconfigurer struct {
+	cfg      Config
+	promoted prometheus.Counter
+	refused  *prometheus.CounterVec // promotions, by why
+}
 
 // New makes a Reconfigurer.
-func New(cfg Config) *Reconfigurer { return &Reconfigurer{cfg} }
+func New(cfg Config) *Reconfigurer {
+	r := &Reconfigurer{
+		cfg: cfg,
+		promoted: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "etcd", Subsystem: "server", Name: "learner_promote_successes",
+			Help: "The total number of successful learner promotions while this member is leader.",
+		}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "etcd", Subsystem: "server", Name: "learner_promote_failures",
+			Help: "The total number of failed learner promotions (likely learner not ready) while this member is leader.",
+		}, []string{"Reason"}),
+	}
+	if cfg.Registerer != nil {
+		cfg.Registerer.MustRegister(r.promoted, r.refused)
+	}
+	return r
+}
 
 // readyPercent is how much of the leader's log a learner must have to be promoted.
 const readyPercent = 90
@@ -139,6 +162,17 @@ func (r *Reconfigurer) pause(ctx context.Context) {
 
 // Promote is PromoteMember on the leader; errdefs.ErrNotLeader elsewhere.
 func (r *Reconfigurer) Promote(ctx context.Context, id uint64) ([]*membership.Member, error) {
+	all, err := r.promote(ctx, id)
+	switch {
+	case err == nil:
+		r.promoted.Inc()
+	case !errors.Is(err, errdefs.ErrNotLeader):
+		r.refused.WithLabelValues(err.Error()).Inc()
+	}
+	return all, err
+}
+
+func (r *Reconfigurer) promote(ctx context.Context, id uint64) ([]*membership.Member, error) {
 	if err := r.ready(id); err != nil {
 		return nil, err
 	}

@@ -15,20 +15,28 @@ type WireMarshaler interface {
 
 // Codec encodes protobuf messages as gRPC's own codec does, and WireMarshalers as they say. It is for
 // grpc.ForceServerCodecV2.
-type Codec struct{ proto encoding.CodecV2 }
+type Codec struct {
+	proto   encoding.CodecV2
+	metrics *Metrics
+}
 
-// NewCodec makes a Codec.
-func NewCodec() Codec { return Codec{encoding.GetCodecV2("proto")} }
+// NewCodec makes a Codec that counts the bytes of messages.
+func NewCodec(m *Metrics) Codec { return Codec{encoding.GetCodecV2("proto"), m} }
 
 // Name is the content subtype.
 func (c Codec) Name() string { return "proto" }
 
 // Marshal encodes a message.
 func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
+	var b mem.BufferSlice
+	var err error
 	if w, ok := v.(WireMarshaler); ok {
-		return w.MarshalWire()
+		b, err = w.MarshalWire()
+	} else {
+		b, err = c.proto.Marshal(v)
 	}
-	return c.proto.Marshal(v)
+	c.metrics.sent.Add(float64(b.Len()))
+	return b, err
 }
 
 // Unmarshal decodes a message.
@@ -36,5 +44,6 @@ func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if _, ok := v.(WireMarshaler); ok {
 		return fmt.Errorf("rpc: %T cannot be decoded", v)
 	}
+	c.metrics.received.Add(float64(data.Len()))
 	return c.proto.Unmarshal(data, v)
 }

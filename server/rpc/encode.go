@@ -19,7 +19,11 @@ const (
 )
 
 // encodedRange is an etcdserverpb.RangeResponse, encoded from stored key-values without decoding them.
-type encodedRange struct{ data mem.BufferSlice }
+type encodedRange struct {
+	data  mem.BufferSlice
+	count int64
+	size  int // bytes
+}
 
 // MarshalWire is WireMarshaler.
 func (e *encodedRange) MarshalWire() (mem.BufferSlice, error) { return e.data, nil }
@@ -51,7 +55,7 @@ func encodeRange(h *pb.ResponseHeader, r *apply.RangeReply) (*encodedRange, erro
 		b = protowire.AppendVarint(protowire.AppendTag(b, rangeCount, protowire.VarintType), uint64(r.Count))
 	}
 	*buf = b
-	return &encodedRange{mem.BufferSlice{mem.NewBuffer(buf, pool)}}, nil
+	return &encodedRange{mem.BufferSlice{mem.NewBuffer(buf, pool)}, r.Count, len(b)}, nil
 }
 
 func withoutValues(kvs []mvcc.KV) []mvcc.KV {

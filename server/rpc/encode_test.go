@@ -54,14 +54,14 @@ func TestEncodedRange(t *testing.T) {
 
 func requireWire(t *testing.T, want proto.Message, enc WireMarshaler) {
 	t.Helper()
-	data, err := NewCodec().Marshal(enc)
+	data, err := NewCodec(NewMetrics(nil)).Marshal(enc)
 	require.NoError(t, err)
 	defer data.Free()
 	expected, err := proto.Marshal(want)
 	require.NoError(t, err)
 	require.Equal(t, expected, data.Materialize())
 	got := want.ProtoReflect().New().Interface()
-	require.NoError(t, NewCodec().Unmarshal(mem.BufferSlice{mem.SliceBuffer(data.Materialize())}, got))
+	require.NoError(t, NewCodec(NewMetrics(nil)).Unmarshal(mem.BufferSlice{mem.SliceBuffer(data.Materialize())}, got))
 	require.True(t, proto.Equal(want, got))
 }
 

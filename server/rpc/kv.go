@@ -23,6 +23,7 @@ type KVConfig struct {
 	Store           Store
 	Leases          interface{ Exists(id lease.ID) bool }
 	Space           *SpaceGuard
+	Metrics         *apply.Metrics
 	MaxTxnOps       int
 	MaxRequestBytes int
 	// Commit makes everything published durable in the backend; a physical compaction ends with it.
@@ -95,20 +96,23 @@ func (s *KV) read(ctx context.Context, r *pb.RangeRequest, use func(*apply.Range
 	if err := checkRange(r); err != nil {
 		return err
 	}
+	start := s.cfg.Metrics.Now()
 	reading, err := s.begin(ctx, r)
 	if err != nil {
+		s.cfg.Metrics.RangeDone(start, r, nil, err)
 		return s.cfg.Errors.GRPC(err)
 	}
 	txn := s.cfg.Store.Read()
 	defer txn.Close()
-	reply, err := apply.Range(txn, r)
+	reply, err := s.cfg.Metrics.Range(txn, r)
 	if changed := reading.Done(); changed != nil {
 		err = changed
 	}
-	if err != nil {
-		return s.cfg.Errors.GRPC(err)
+	if err == nil {
+		err = use(reply)
 	}
-	return use(reply)
+	s.cfg.Metrics.RangeDone(start, r, reply, err)
+	return s.cfg.Errors.GRPC(err)
 }
 
 // begin waits until a range may be read, and for the right to read it.
@@ -165,7 +169,7 @@ func (s *KV) streamKeys(r *pb.RangeRequest, stream pb.KV_RangeStreamServer) erro
 func (s *KV) streamCount(r *pb.RangeRequest, stream pb.KV_RangeStreamServer) error {
 	txn := s.cfg.Store.Read()
 	defer txn.Close()
-	reply, err := apply.Range(txn, r)
+	reply, err := s.cfg.Metrics.Range(txn, r)
 	if err != nil {
 		return err
 	}
@@ -189,7 +193,7 @@ func (c *chunker) next() (done bool, err error) {
 	txn := c.kv.cfg.Store.Read()
 	defer txn.Close()
 	c.r.Limit = c.size
-	reply, err := apply.Range(txn, c.r)
+	reply, err := c.kv.cfg.Metrics.Range(txn, c.r)
 	if err != nil {
 		return false, err
 	}
@@ -302,12 +306,23 @@ func (s *KV) readOnlyTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse
 			return nil, s.cfg.Errors.GRPC(err)
 		}
 	}
+	start := s.cfg.Metrics.Now() // as in etcd, which does not count the wait before
+	resp, err := s.readTxn(ctx, r)
+	s.cfg.Metrics.TxnDone(start, r, resp, err)
+	if err != nil {
+		return nil, s.cfg.Errors.GRPC(err)
+	}
+	s.cfg.Header.Fill(resp.Header)
+	return resp, nil
+}
+
+func (s *KV) readTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
 	reading, err := s.cfg.Access.read(ctx)
 	if err == nil {
 		err = reading.Txn(r)
 	}
 	if err != nil {
-		return nil, s.cfg.Errors.GRPC(err)
+		return nil, err
 	}
 	txn := s.cfg.Store.Read()
 	defer txn.Close()
@@ -315,11 +330,7 @@ func (s *KV) readOnlyTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse
 	if changed := reading.Done(); changed != nil {
 		err = changed
 	}
-	if err != nil {
-		return nil, s.cfg.Errors.GRPC(err)
-	}
-	s.cfg.Header.Fill(resp.Header)
-	return resp, nil
+	return resp, err
 }
 
 // Compact forgets the history before a revision. A physical one returns when the old revisions are gone from the backend

@@ -33,6 +33,7 @@ type LeaseConfig struct {
 	Gate     ReadGate
 	Leases   Leases
 	Space    *SpaceGuard
+	Metrics  *Metrics
 }
 
 // LeaseService is etcdserverpb.Lease.
@@ -175,6 +176,7 @@ func (r *renewals) receive() {
 		req, err := r.stream.Recv()
 		if err != nil {
 			if !errors.Is(err, io.EOF) {
+				r.s.cfg.Metrics.failed(r.stream.Context(), "receive", "lease-keepalive", err)
 				r.err = err
 			}
 			return
@@ -253,5 +255,7 @@ func (r *renewals) renewSlowly(id lease.ID) error {
 func (r *renewals) answer(h *pb.ResponseHeader, id lease.ID, ttl int64) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.stream.Send(&pb.LeaseKeepAliveResponse{Header: h, ID: int64(id), TTL: ttl})
+	err := r.stream.Send(&pb.LeaseKeepAliveResponse{Header: h, ID: int64(id), TTL: ttl})
+	r.s.cfg.Metrics.failed(r.stream.Context(), "send", "lease-keepalive", err)
+	return err
 }

@@ -23,6 +23,7 @@ type WatchConfig struct {
 	MaxResponseBytes int           // above which the responses of watches that allow it are split
 	ProgressInterval time.Duration // between progress responses of watches that want them
 	Clock            clock.Clock
+	Metrics          *Metrics
 }
 
 // WatchService is etcdserverpb.Watch.
@@ -44,6 +45,7 @@ func (s *WatchService) Watch(stream pb.Watch_WatchServer) error {
 	received := make(chan error, 1)
 	go func() {
 		if err := s.receive(ctx, stream, ws); err != nil { // io.EOF: no more requests, responses go on
+			s.cfg.Metrics.failed(stream.Context(), "receive", "watch", err)
 			received <- err
 			cancel()
 		}
@@ -154,22 +156,32 @@ func (s *WatchService) send(ctx context.Context, stream pb.Watch_WatchServer, ws
 		if err != nil {
 			return err
 		}
-		h := &pb.ResponseHeader{Revision: r.Rev}
-		s.cfg.Header.FillIDs(h)
-		enc, err := newWatchEncoder(h, &r, s.cfg.Hub.Prev)
-		if err != nil {
+		start := s.cfg.Clock.Now()
+		if err := s.respond(stream, &r); err != nil {
 			return err
 		}
-		limit := 0
-		if r.Fragment {
-			limit = s.cfg.MaxResponseBytes
-		}
-		for more := true; more; {
-			var msg *encodedWatch
-			msg, more = enc.next(limit)
-			if err := stream.SendMsg(msg); err != nil {
-				return err
-			}
+		s.cfg.Metrics.watched(&r, s.cfg.Clock.Now().Sub(start))
+	}
+}
+
+func (s *WatchService) respond(stream pb.Watch_WatchServer, r *watch.Response) error {
+	h := &pb.ResponseHeader{Revision: r.Rev}
+	s.cfg.Header.FillIDs(h)
+	enc, err := newWatchEncoder(h, r, s.cfg.Hub.Prev)
+	if err != nil {
+		return err
+	}
+	limit := 0
+	if r.Fragment {
+		limit = s.cfg.MaxResponseBytes
+	}
+	for more := true; more; {
+		var msg *encodedWatch
+		msg, more = enc.next(limit)
+		if err := stream.SendMsg(msg); err != nil {
+			s.cfg.Metrics.failed(stream.Context(), "send", "watch", err)
+			return err
 		}
 	}
+	return nil
 }

@@ -76,7 +76,7 @@ func (r *restoration) saveSnap(voters *raftpb.ConfState) error {
 	if err != nil {
 		return err
 	}
-	dir, err := snap.Open(vfs.OS, filepath.Dir(dbPath(r.member)), r.log)
+	dir, err := snap.Open(vfs.OS, filepath.Dir(dbPath(r.member)), snap.Options{Logger: r.log})
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ func TestCrash(t *testing.T) {
 		mem := vfs.NewMem()
 		require.NoError(t, mem.MkdirAll("/snap", 0o700))
 		require.NoError(t, mem.SyncDir("/"))
-		d, err := Open(mem, "/snap", nil)
+		d, err := Open(mem, "/snap", Options{})
 		require.NoError(t, err)
 		require.NoError(t, d.Save(snapshot(1, 10)))
 		data := strings.Repeat("0123456789", 1000)
@@ -63,7 +63,7 @@ func TestCrash(t *testing.T) {
 
 func check(t *testing.T, fs vfs.FS, saved int, data string) {
 	t.Helper()
-	d, err := Open(fs, "/snap", nil)
+	d, err := Open(fs, "/snap", Options{})
 	require.NoError(t, err)
 	s, err := d.Load()
 	require.NoError(t, err)
@@ -92,7 +92,7 @@ func check(t *testing.T, fs vfs.FS, saved int, data string) {
 // TestSaveDBTwiceAtOnce receives the same database from two senders at a time.
 func TestSaveDBTwiceAtOnce(t *testing.T) {
 	mem := vfs.NewMem()
-	d, err := Open(mem, "/", nil)
+	d, err := Open(mem, "/", Options{})
 	require.NoError(t, err)
 	data := strings.Repeat("0123456789abcdef", 10000)
 	r, w := io.Pipe()
@@ -120,7 +120,7 @@ func TestSaveDBTwiceAtOnce(t *testing.T) {
 
 func TestEmpty(t *testing.T) {
 	mem := vfs.NewMem()
-	d, err := Open(mem, "/", nil)
+	d, err := Open(mem, "/", Options{})
 	require.NoError(t, err)
 	require.NoError(t, d.Save(nil))
 	_, err = d.LoadMatching([]*walpb.Snapshot{{}})
@@ -133,6 +133,6 @@ func TestEmpty(t *testing.T) {
 	_, err = d.Load()
 	require.ErrorIs(t, err, ErrNoSnapshot)
 	require.True(t, vfs.Exists(mem, fileName(1, 1)+".broken"))
-	_, err = Open(mem, "/nowhere", nil)
+	_, err = Open(mem, "/nowhere", Options{})
 	require.Error(t, err)
 }

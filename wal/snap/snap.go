@@ -22,13 +22,16 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/keelson-io/keelson/api/snappb"
 	"github.com/keelson-io/keelson/api/walpb"
+	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/internal/vfs"
 )
 
@@ -51,13 +54,26 @@ type Dir struct {
 	fs     vfs.FS
 	dir    string
 	lg     *zap.Logger
+	clock  clock.Clock
+	stats  *metrics
 	writes atomic.Uint64 // numbers unfinished files: the same one may be received twice at a time
 }
 
+// Options are settings that may be left out.
+type Options struct {
+	Logger     *zap.Logger
+	Registerer prometheus.Registerer
+	Clock      clock.Clock
+}
+
 // Open opens a directory and removes what an earlier process left unfinished in it.
-func Open(fs vfs.FS, dir string, lg *zap.Logger) (*Dir, error) {
+func Open(fs vfs.FS, dir string, o Options) (*Dir, error) {
+	lg := o.Logger
 	if lg == nil {
 		lg = zap.NewNop()
+	}
+	if o.Clock == nil {
+		o.Clock = clock.Real
 	}
 	names, err := fs.ReadDir(dir)
 	if err != nil {
@@ -74,11 +90,11 @@ func Open(fs vfs.FS, dir string, lg *zap.Logger) (*Dir, error) {
 	if err := fs.SyncDir(dir); err != nil { // an earlier process may have died between naming a file and this
 		return nil, fmt.Errorf("snap: %w", err)
 	}
-	return &Dir{fs: fs, dir: dir, lg: lg}, nil
+	return &Dir{fs: fs, dir: dir, lg: lg, clock: o.Clock, stats: newMetrics(o.Registerer)}, nil
 }
 
 // write makes a file that appears whole and durable.
-func (d *Dir) write(name string, content func(io.Writer) error) error {
+func (d *Dir) write(name string, sync prometheus.Observer, content func(io.Writer) error) error {
 	path := filepath.Join(d.dir, name)
 	tmp := fmt.Sprintf("%s.%d%s", path, d.writes.Add(1), tmpSuffix)
 	f, err := vfs.Create(d.fs, tmp)
@@ -87,7 +103,9 @@ func (d *Dir) write(name string, content func(io.Writer) error) error {
 	}
 	err = content(f)
 	if err == nil {
+		start := d.clock.Now()
 		err = f.Sync()
+		sync.Observe(d.since(start))
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = d.fs.Rename(tmp, path)
@@ -102,11 +120,15 @@ func (d *Dir) write(name string, content func(io.Writer) error) error {
 	return nil
 }
 
+// since is the time from start on, in seconds.
+func (d *Dir) since(start time.Time) float64 { return d.clock.Now().Sub(start).Seconds() }
+
 // Save writes a .snap file. The empty snapshot, of index 0, needs none.
 func (d *Dir) Save(s *raftpb.Snapshot) error {
 	if s.GetMetadata().GetIndex() == 0 {
 		return nil
 	}
+	start := d.clock.Now()
 	data, err := proto.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("snap: %w", err)
@@ -116,10 +138,15 @@ func (d *Dir) Save(s *raftpb.Snapshot) error {
 	if err != nil {
 		return fmt.Errorf("snap: %w", err)
 	}
-	return d.write(fileName(s.GetMetadata().GetTerm(), s.GetMetadata().GetIndex()), func(w io.Writer) error {
+	d.stats.marshal.Observe(d.since(start))
+	err = d.write(fileName(s.GetMetadata().GetTerm(), s.GetMetadata().GetIndex()), d.stats.sync, func(w io.Writer) error {
 		_, err := w.Write(b)
 		return err
 	})
+	if err == nil {
+		d.stats.save.Observe(d.since(start))
+	}
+	return err
 }
 
 func fileName(term, index uint64) string {
@@ -197,10 +224,14 @@ func dbName(index uint64) string { return fmt.Sprintf("%016x%s", index, dbSuffix
 
 // SaveDB makes the database of a snapshot durable and returns its size. After an error it is not to be relied on.
 func (d *Dir) SaveDB(r io.Reader, index uint64) (n int64, err error) {
-	err = d.write(dbName(index), func(w io.Writer) error {
+	start := d.clock.Now()
+	err = d.write(dbName(index), d.stats.dbSync, func(w io.Writer) error {
 		n, err = io.Copy(w, r)
 		return err
 	})
+	if err == nil {
+		d.stats.dbSave.Observe(d.since(start))
+	}
 	return n, err
 }
 

@@ -26,7 +26,7 @@ func snapshot(term, index uint64) *raftpb.Snapshot {
 
 func open(t *testing.T) (*Dir, string) {
 	dir := t.TempDir()
-	d, err := Open(vfs.OS, dir, nil)
+	d, err := Open(vfs.OS, dir, Options{})
 	require.NoError(t, err)
 	return d, dir
 }
@@ -87,7 +87,7 @@ func TestLeftoversAreRemoved(t *testing.T) {
 	for _, name := range []string{"0000000000000001.snap.db.tmp", "db.tmp.123", "tmp99", "db", "0000000000000001-0000000000000001.snap"} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
 	}
-	_, err := Open(vfs.OS, dir, nil)
+	_, err := Open(vfs.OS, dir, Options{})
 	require.NoError(t, err)
 	names, err := vfs.OS.ReadDir(dir)
 	require.NoError(t, err)
@@ -96,7 +96,7 @@ func TestLeftoversAreRemoved(t *testing.T) {
 
 func FuzzDecodeSnapshot(f *testing.F) {
 	dir := f.TempDir()
-	d, err := Open(vfs.OS, dir, nil)
+	d, err := Open(vfs.OS, dir, Options{})
 	require.NoError(f, err)
 	require.NoError(f, d.Save(snapshot(1, 2)))
 	seed, err := os.ReadFile(filepath.Join(dir, fileName(1, 2)))
