@@ -92,7 +92,7 @@ generate: ## regenerate api/*.pb.go (needs protoc and protoc-gen-{go,go-grpc,grp
 	protoc -I api -I $$($(GO) list -m -f '{{.Dir}}' go.etcd.io/raft/v3) --go_out=. --go_opt=module=github.com/keelson-io/keelson \
 		api/walpb/record.proto api/snappb/snap.proto api/leasepb/lease.proto
 	# etcd's protos are imported as etcd/api/..., and want annotations that only their gateway needs.
-	@mkdir -p $(BIN)/proto/etcd/api && cp -r $$($(GO) list -m -f '{{.Dir}}' go.etcd.io/etcd/api/v3)/*pb $(BIN)/proto/etcd/api/ && chmod -R u+w $(BIN)/proto
+	@mkdir -p $(BIN)/proto/etcd/api && cp -r $$($(GO) list -m -f '{{.Dir}}' go.etcd.io/etcd/api/v3)/*pb $(BIN)/proto/etcd/api/ && chmod -R u+w $(BIN)/proto && find $(BIN)/proto -name '*.go' -delete
 	@sed -i -e '/^import "\(google\/api\|protoc-gen-openapiv2\)/d' -e '/^ *option (google.api.http)/,/^ *};/d' -e '/^option (grpc.gateway/,/^};/d' \
 		$(BIN)/proto/etcd/api/*/*.proto
 	for s in v3lockpb/lock v3electionpb/election; do \

@@ -26,8 +26,8 @@ type Config struct {
 	Health         Health
 	Metrics        prometheus.Gatherer
 	Registerer     prometheus.Registerer // where scrapes are counted; may be nil
-	ClusterVersion func() string // "" while it is not decided
-	StorageVersion func() string // "" if unknown
+	ClusterVersion func() string         // "" while it is not decided
+	StorageVersion func() string         // "" if unknown
 	Pprof          bool
 	Gateway        *gateway.Gateway // nil: no JSON gateway
 }

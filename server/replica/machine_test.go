@@ -14,6 +14,7 @@ import (
 	"github.com/keelson-io/keelson/mvcc/backend"
 	"github.com/keelson-io/keelson/server/alarm"
 	"github.com/keelson-io/keelson/server/apply"
+	"github.com/keelson-io/keelson/server/auth"
 	"github.com/keelson-io/keelson/server/propose"
 	"github.com/keelson-io/keelson/server/quota"
 )
@@ -23,6 +24,12 @@ type nobody struct{ raised int }
 
 func (*nobody) Take(uint64) *propose.Waiter                  { return nil }
 func (n *nobody) RaiseNoSpace(*propose.Waiter, apply.Result) { n.raised++ }
+
+// noSessions has no sessions that could end.
+type noSessions struct{}
+
+func (noSessions) Forget(string) {}
+func (noSessions) Clear()        {}
 
 func newMachine(t *testing.T, quotaBytes int64) (*Machine, *nobody) {
 	t.Helper()
@@ -36,12 +43,16 @@ func newMachine(t *testing.T, quotaBytes int64) (*Machine, *nobody) {
 	})
 	alarms, err := alarm.Open(Rows{Backend: be, Bucket: backend.Alarm})
 	require.NoError(t, err)
+	users, err := auth.Open(AuthRows{be}, noSessions{}, 0)
+	require.NoError(t, err)
 	leases := lease.NewTable(lease.Config{})
+	state := &State{Store: store, Leases: leases, Alarms: alarms, Auth: users}
+	state.SetBackend(be)
 	waiters := &nobody{}
 	return New(Config{
-		State: NewState(be, store, leases, alarms, nil), Proposer: waiters, Fatal: func(err error) { t.Error(err) },
+		State: state, Proposer: waiters, Fatal: func(err error) { t.Error(err) },
 		Applier: apply.New(apply.Config{
-			Store: store, Leases: leases, Alarms: alarms, Quota: quota.New(quotaBytes, be.SizeInUse),
+			Store: store, Leases: leases, Alarms: alarms, Auth: users, Quota: quota.New(quotaBytes, be.SizeInUse),
 			Header: func() *pb.ResponseHeader { return &pb.ResponseHeader{} },
 		}),
 	}, 0, 0), waiters
