@@ -61,7 +61,8 @@ fuzz: ## run every fuzz target for FUZZTIME (30000x: executions; with a duration
 			echo "$$dir $$f"; (cd $$dir && $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) .) || exit 1; \
 		done; done
 
-lint: ## go vet and staticcheck (pinned in tools/lint), and a type check for other platforms
+lint: ## gofmt, go vet and staticcheck (pinned in tools/lint), and a type check for other platforms
+	@wrong=$$(gofmt -l $$(find . -name '*.go' -not -path './bin/*')); [ -z "$$wrong" ] || { echo "gofmt: $$wrong"; exit 1; }
 	$(GO) vet -tags $(TAGS) $(PKGS)
 	@mkdir -p $(BIN)
 	cd tools/lint && $(GO) build -o ../../$(BIN)/staticcheck honnef.co/go/tools/cmd/staticcheck
