@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -106,14 +107,38 @@ func TestTerminal(t *testing.T) {
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill() // it may have ended
 	})
-	_, err = io.WriteString(own, "tty; hostname; exit 3\n")
+	var mu sync.Mutex
+	var said strings.Builder
+	text := func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return said.String()
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		buf := make([]byte, 1024)
+		for {
+			n, err := own.Read(buf)
+			if err != nil {
+				return // a terminal whose other end is closed
+			}
+			mu.Lock()
+			said.Write(buf[:n])
+			mu.Unlock()
+		}
+	}()
+	// The size comes beside what is typed, and may come after it.
+	require.Eventually(t, func() bool {
+		_, _ = io.WriteString(own, "tty\n")
+		return strings.Contains(text(), "90 30\r\n")
+	}, time.Minute, 200*time.Millisecond)
+	_, err = io.WriteString(own, "hostname; exit 3\n")
 	require.NoError(t, err)
-	var said bytes.Buffer
-	_, _ = io.Copy(&said, own) // a terminal whose other end is closed fails
+	<-ended
 	require.Error(t, cmd.Wait())
-	require.Equal(t, 3, cmd.ProcessState.ExitCode(), said.String())
-	require.Contains(t, said.String(), "90 30\r\n")
-	require.Contains(t, said.String(), "target\r\n")
+	require.Equal(t, 3, cmd.ProcessState.ExitCode(), text())
+	require.Contains(t, text(), "target\r\n")
 }
 
 func TestCopy(t *testing.T) {
