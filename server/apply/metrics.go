@@ -156,7 +156,15 @@ func (m *Metrics) applied(start time.Time, r *pb.InternalRaftRequest, res *Resul
 	if res.Resp != nil {
 		answer = fmt.Sprintf("size:%d", proto.Size(res.Resp))
 	}
-	m.warn(took, "", &pb.InternalRaftStringer{Request: r}, answer, res.Err) // it leaves values out
+	m.warn(took, "", loggable(r), answer, res.Err)
+}
+
+// loggable is a command without what is secret: values, passwords, and what a token is made of.
+func loggable(r *pb.InternalRaftRequest) fmt.Stringer {
+	if a := r.Authenticate; a != nil {
+		r = &pb.InternalRaftRequest{Header: r.Header, Authenticate: &pb.InternalAuthenticateRequest{Name: a.Name}}
+	}
+	return &pb.InternalRaftStringer{Request: r}
 }
 
 func (m *Metrics) warn(took time.Duration, prefix string, request fmt.Stringer, answer string, err error) {
