@@ -8,11 +8,15 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unk
 KUBERNETES = $(shell $(GO) list -m -f '{{.Version}}' k8s.io/kubectl | sed s/v0/v1/)
 LDFLAGS   = -X main.gitVersion=$(VERSION) -X k8s.io/component-base/version.gitVersion=$(KUBERNETES)
 
+# Everything is compiled with these, programs and tests of all modules: what one build has compiled serves the next.
+export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS) $(if $(findstring -trimpath,$(shell $(GO) env GOFLAGS)),,-trimpath))
+PURE      = netgo,osusergo
+
 # The containers of a node need cgo and libseccomp. Without them all the same is built, and the node says what is missing.
 CC        = $(shell $(GO) env CC)
 CONTAINERS := $(shell [ "$$($(GO) env GOOS CGO_ENABLED GOARCH)" = "$$(echo linux; echo 1; $(GO) env GOHOSTARCH)" ] && \
 	command -v $(firstword $(shell $(GO) env CC)) >/dev/null && pkg-config --exists libseccomp 2>/dev/null && echo yes)
-TAGS      = invariants$(if $(CONTAINERS),$(comma)seccomp)
+TAGS      = $(PURE),invariants$(if $(CONTAINERS),$(comma)seccomp)
 comma    := ,
 # Linked statically where libseccomp is there for that.
 STATIC    = $(if $(findstring /,$(shell $(firstword $(CC)) -print-file-name=libseccomp.a)), -extldflags=-static)
@@ -27,10 +31,10 @@ help: ## show this list
 build: ## build bin/keelson and the links etcd, etcdctl, etcdutl to it
 	@mkdir -p $(BIN)
 ifeq ($(CONTAINERS),yes)
-	CGO_ENABLED=1 $(GO) build -trimpath -tags seccomp,netgo,osusergo,runc_nocriu -ldflags '-s -w$(STATIC)' -o $(SHIM) ./orchestrator/node/shim/keelson-shim
-	CGO_ENABLED=1 $(GO) build -trimpath -tags seccomp,netgo,osusergo,embedshim -ldflags '$(LDFLAGS)$(STATIC)' -o $(BIN)/keelson ./cmd/keelson
+	CGO_ENABLED=1 $(GO) build -tags $(PURE),seccomp,runc_nocriu -ldflags '-s -w$(STATIC)' -o $(SHIM) ./orchestrator/node/shim/keelson-shim
+	CGO_ENABLED=1 $(GO) build -tags $(PURE),seccomp,embedshim -ldflags '$(LDFLAGS)$(STATIC)' -o $(BIN)/keelson ./cmd/keelson
 else
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/keelson ./cmd/keelson
+	CGO_ENABLED=0 $(GO) build -tags $(PURE) -ldflags '$(LDFLAGS)' -o $(BIN)/keelson ./cmd/keelson
 endif
 	@for l in etcd etcdctl etcdutl; do ln -sf keelson $(BIN)/$$l; done
 
@@ -43,7 +47,7 @@ cluster: build ## build and run the Procfile: three store members, API server, c
 test: build peers ## run all tests: vet, lint, unit, conformance against the real etcd
 	$(MAKE) lint
 	$(GOTEST) $(PKGS)
-	@for m in peers peers/*/go.mod; do (cd $${m%/go.mod} && $(GO) vet ./... && $(GO) test -count=1 -timeout 15m ./...) || exit 1; done
+	@for m in peers peers/*/go.mod; do (cd $${m%/go.mod} && $(GO) vet -tags $(PURE) ./... && $(GO) test -tags $(PURE) -count=1 -timeout 15m ./...) || exit 1; done
 
 race: build peers ## run all tests under the race detector
 	$(GO) test -race -tags $(TAGS) -timeout 40m $(PKGS)
@@ -72,22 +76,22 @@ lint: ## gofmt, go vet and staticcheck (pinned in tools/lint), and a type check 
 
 peers: ## build the real etcd, etcdctl, etcdutl, kubectl, helm 3 and 4, containerd, runc, crictl and two CNI plugins into bin/peers: oracles for tests, rivals for benchmarks
 	@mkdir -p $(BIN)/peers
-	cd peers && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(BIN)/peers/etcd go.etcd.io/etcd/server/v3
-	cd peers && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(BIN)/peers/etcdctl go.etcd.io/etcd/etcdctl/v3
-	cd peers && CGO_ENABLED=0 $(GO) build -trimpath -o ../$(BIN)/peers/etcdutl go.etcd.io/etcd/etcdutl/v3
-	cd peers/kubectl && CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X k8s.io/component-base/version.gitVersion=$$($(GO) list -m -f '{{.Version}}' k8s.io/kubectl | sed s/v0/v1/)" -o ../../$(BIN)/peers/kubectl .
-	cd peers/helm3 && CGO_ENABLED=0 $(GO) build -trimpath -o ../../$(BIN)/peers/helm3 helm.sh/helm/v3/cmd/helm
-	cd peers/helm4 && CGO_ENABLED=0 $(GO) build -trimpath -o ../../$(BIN)/peers/helm4 helm.sh/helm/v4/cmd/helm
+	cd peers && CGO_ENABLED=0 $(GO) build -tags $(PURE) -o ../$(BIN)/peers/etcd go.etcd.io/etcd/server/v3
+	cd peers && CGO_ENABLED=0 $(GO) build -tags $(PURE) -o ../$(BIN)/peers/etcdctl go.etcd.io/etcd/etcdctl/v3
+	cd peers && CGO_ENABLED=0 $(GO) build -tags $(PURE) -o ../$(BIN)/peers/etcdutl go.etcd.io/etcd/etcdutl/v3
+	cd peers/kubectl && CGO_ENABLED=0 $(GO) build -tags $(PURE) -ldflags "-X k8s.io/component-base/version.gitVersion=$$($(GO) list -m -f '{{.Version}}' k8s.io/kubectl | sed s/v0/v1/)" -o ../../$(BIN)/peers/kubectl .
+	cd peers/helm3 && CGO_ENABLED=0 $(GO) build -tags $(PURE) -o ../../$(BIN)/peers/helm3 helm.sh/helm/v3/cmd/helm
+	cd peers/helm4 && CGO_ENABLED=0 $(GO) build -tags $(PURE) -o ../../$(BIN)/peers/helm4 helm.sh/helm/v4/cmd/helm
 	[ "$$($(GO) env GOOS)" != linux ] || for p in containerd containerd-shim-runc-v2; do \
-		(cd peers/containerd && CGO_ENABLED=0 $(GO) build -trimpath -o ../../$(BIN)/peers/$$p github.com/containerd/containerd/v2/cmd/$$p) || exit 1; done
+		(cd peers/containerd && CGO_ENABLED=0 $(GO) build -tags $(PURE) -o ../../$(BIN)/peers/$$p github.com/containerd/containerd/v2/cmd/$$p) || exit 1; done
 	[ "$$($(GO) env GOOS)" != linux ] || for p in main/ptp ipam/host-local; do \
-		(cd peers/containerd && CGO_ENABLED=0 $(GO) build -trimpath -o ../../$(BIN)/peers/$${p#*/} github.com/containernetworking/plugins/plugins/$$p) || exit 1; done
-	$(if $(CONTAINERS),cd peers/containerd && CGO_ENABLED=1 $(GO) build -trimpath -tags seccomp -o ../../$(BIN)/peers/runc github.com/opencontainers/runc)
-	cd peers/containerd && CGO_ENABLED=0 $(GO) build -trimpath -o ../../$(BIN)/peers/crictl sigs.k8s.io/cri-tools/cmd/crictl
+		(cd peers/containerd && CGO_ENABLED=0 $(GO) build -tags $(PURE) -o ../../$(BIN)/peers/$${p#*/} github.com/containernetworking/plugins/plugins/$$p) || exit 1; done
+	$(if $(CONTAINERS),cd peers/containerd && CGO_ENABLED=1 $(GO) build -tags $(PURE),seccomp -o ../../$(BIN)/peers/runc github.com/opencontainers/runc)
+	cd peers/containerd && CGO_ENABLED=0 $(GO) build -tags $(PURE) -o ../../$(BIN)/peers/crictl sigs.k8s.io/cri-tools/cmd/crictl
 
 etcd36: ## build the release of etcd that a cluster can be downgraded to into bin/peers, for the long runs
 	@mkdir -p $(BIN)/peers
-	cd peers/etcd36 && CGO_ENABLED=0 $(GO) build -trimpath -o ../../$(BIN)/peers/etcd36 go.etcd.io/etcd/server/v3
+	cd peers/etcd36 && CGO_ENABLED=0 $(GO) build -tags $(PURE) -o ../../$(BIN)/peers/etcd36 go.etcd.io/etcd/server/v3
 
 generate: ## regenerate api/*.pb.go (needs protoc and protoc-gen-{go,go-grpc,grpc-gateway})
 	protoc -I api -I $$($(GO) list -m -f '{{.Dir}}' go.etcd.io/raft/v3) --go_out=. --go_opt=module=github.com/keelson-io/keelson \
