@@ -402,6 +402,35 @@ func TestModel(t *testing.T) {
 	}
 }
 
+// TestPagesOfAnOldRevision reads a list in pages at a revision that is not the current one any more: what is kept for them must
+// not be taken for the state at the revision that is current meanwhile.
+func TestPagesOfAnOldRevision(t *testing.T) {
+	r := newRig(t, 1)
+	defer r.close()
+	put := func(keys ...string) {
+		w := r.store.Write()
+		for _, k := range keys {
+			w.Put([]byte(k), []byte("v"), 0)
+		}
+		w.End()
+		r.store.Publish()
+	}
+	page := func(key string, rev int64) *RangeResult {
+		txn := r.store.Read()
+		defer txn.Close()
+		res, err := txn.Range([]byte(key), []byte{0}, RangeOptions{Rev: rev, Limit: 1})
+		require.NoError(t, err)
+		return res
+	}
+	put("a", "b", "c")
+	old := page("a", 0).Rev
+	put("d", "e")
+	require.EqualValues(t, 2, page("b", old).Count)
+	now := old + 1
+	put("f")
+	require.EqualValues(t, 5, page("a", now).Count)
+}
+
 // TestConcurrentReaders reads while a writer keeps a sum over all keys constant and compacts what is behind.
 func TestConcurrentReaders(t *testing.T) {
 	r := newRig(t, 1)

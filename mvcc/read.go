@@ -71,6 +71,7 @@ func (t *ReadTxn) Range(key, end []byte, o RangeOptions) (*RangeResult, error) {
 		return nil, t.err
 	}
 	t.store.metrics.ranges.Inc()
+	current := o.Rev <= 0 || o.Rev == t.at.rev
 	root, err := t.rootAt(&o)
 	if err != nil {
 		return nil, err
@@ -81,7 +82,7 @@ func (t *ReadTxn) Range(key, end []byte, o RangeOptions) (*RangeResult, error) {
 		return nil, err
 	}
 	res.Rev = t.at.rev
-	if o.Limit > 0 && !o.CountOnly && sc.rev == 0 && res.Count > o.Limit {
+	if current && o.Limit > 0 && !o.CountOnly && res.Count > o.Limit {
 		t.store.pins.add(t.at.rev, root)
 	}
 	return res, nil
