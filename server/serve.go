@@ -68,7 +68,7 @@ func newServices(cfg *config.Config, m *member, gw *gateway.Gateway, reg *promet
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: lim.KeepAliveMinTime}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: lim.KeepAliveInterval, Timeout: lim.KeepAliveTimeout}),
 	)
-	registerServices(g, cfg, m, wire)
+	registerServices(g, cfg, m, wire, reg)
 	calls.InitializeMetrics(g)
 	api := httpapi.Config{
 		Health: httpapi.Health{
@@ -87,15 +87,16 @@ func newServices(cfg *config.Config, m *member, gw *gateway.Gateway, reg *promet
 	return &services{grpc: g, http: access.Wrap(httpapi.NewClient(api)), metrics: httpapi.NewMetrics(api), guard: guard}
 }
 
-func registerServices(g *grpc.Server, cfg *config.Config, m *member, wire *rpc.Metrics) {
+func registerServices(g *grpc.Server, cfg *config.Config, m *member, wire *rpc.Metrics, reg prometheus.Registerer) {
 	header := &rpc.Header{ClusterID: m.boot.Members.ClusterID(), MemberID: m.boot.MemberID, Term: m.node.Term, Rev: m.state.Store.Rev}
 	errs := rpc.NewTranslator()
 	space := &rpc.SpaceGuard{MemberID: m.boot.MemberID, Quota: m.quota, Proposer: m.proposer}
-	authorized := rpc.Authorized{Proposer: m.proposer, Access: m.access}
+	shares := m.newShares(reg)
+	authorized := rpc.Authorized{Proposer: m.proposer, Access: m.access, Lane: shares.Writes}
 	kv := rpc.NewKV(rpc.KVConfig{
 		Header: header, Errors: errs, Proposer: authorized, Access: m.access, Gate: m.gate, Store: m.state.Store, Leases: m.state.Leases, Space: space,
 		MaxTxnOps: int(cfg.Limits.MaxTxnOps), MaxRequestBytes: int(cfg.Limits.MaxRequestBytes),
-		Commit: func() error { return m.state.Backend().Commit() }, Metrics: m.proposer.Metrics(),
+		Commit: func() error { return m.state.Backend().Commit() }, Metrics: m.proposer.Metrics(), Shares: shares,
 	})
 	kv.Register(g)
 	pb.RegisterWatchServer(g, rpc.NewWatch(rpc.WatchConfig{
@@ -115,7 +116,7 @@ func registerServices(g *grpc.Server, cfg *config.Config, m *member, wire *rpc.M
 	pb.RegisterMaintenanceServer(g, rpc.GuardMaintenance(maintenance(m, header, errs), m.access, errs))
 	pb.RegisterAuthServer(g, rpc.NewAuth(rpc.AuthConfig{
 		Errors: errs, Proposer: m.proposer, Access: m.access, Gate: m.gate,
-		Passwords: m.passwords, Tokens: m.tokens, Logger: m.access.Logger,
+		Passwords: m.passwords, Tokens: m.tokens, Header: header, Clock: m.env.Clock, Shares: shares, Logger: m.access.Logger,
 	}))
 	hs := health.NewServer()
 	hs.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)

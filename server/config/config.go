@@ -100,6 +100,7 @@ type Limits struct {
 	KeepAliveMinTime     time.Duration
 	KeepAliveInterval    time.Duration
 	KeepAliveTimeout     time.Duration
+	Fair                 Fair
 }
 
 // Auth tunes authentication.
@@ -166,6 +167,7 @@ func Default() *Config {
 		Limits: Limits{
 			MaxTxnOps: 128, MaxRequestBytes: 3 << 19, MaxConcurrentStreams: 1<<32 - 1,
 			KeepAliveMinTime: 5 * time.Second, KeepAliveInterval: 2 * time.Hour, KeepAliveTimeout: 20 * time.Second,
+			Fair: defaultFair(),
 		},
 		Auth: Auth{Token: "simple", TokenTTL: 300 * time.Second, BcryptCost: uint(bcrypt.DefaultCost)},
 		Log: Log{
@@ -223,7 +225,7 @@ func (c *Config) Alone() string {
 
 // Validate refuses a configuration that cannot work. It touches nothing.
 func (c *Config) Validate() error {
-	checks := []func() error{c.checkURLs, c.checkDiscovery, c.checkSecurity, c.checkTimes, c.checkBackend, c.checkLog, c.checkUpkeep}
+	checks := []func() error{c.checkURLs, c.checkDiscovery, c.checkSecurity, c.checkTimes, c.checkBackend, c.checkFair, c.checkLog, c.checkUpkeep}
 	for _, check := range checks {
 		if err := check(); err != nil {
 			return err

@@ -133,6 +133,7 @@ func (c *Config) limitFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&l.KeepAliveMinTime, "grpc-keepalive-min-time", l.KeepAliveMinTime, "Minimum interval between the pings of a client.")
 	fs.DurationVar(&l.KeepAliveInterval, "grpc-keepalive-interval", l.KeepAliveInterval, "Interval of the server's pings to a client (0: none).")
 	fs.DurationVar(&l.KeepAliveTimeout, "grpc-keepalive-timeout", l.KeepAliveTimeout, "How long an unanswered ping keeps a connection open.")
+	l.Fair.flags(fs)
 }
 
 func (c *Config) authFlags(fs *pflag.FlagSet) {

@@ -17,6 +17,7 @@ import (
 	"github.com/keelson-io/keelson/lease"
 	"github.com/keelson-io/keelson/server/apply"
 	"github.com/keelson-io/keelson/server/auth"
+	"github.com/keelson-io/keelson/server/fairness"
 )
 
 // Tokens finds out who holds a token.
@@ -263,10 +264,11 @@ func (a *Access) authorize(ctx context.Context, r *pb.InternalRaftRequest) error
 	return now.Permit(c.Identity, a.Leases, r)
 }
 
-// Authorized is a Proposer that lets a command pass if its caller may make it.
+// Authorized is a Proposer that lets a command pass if its caller may make it, and when it is the caller's turn.
 type Authorized struct {
 	Proposer
 	Access *Access
+	Lane   *fairness.Lane
 }
 
 // Do is Proposer.
@@ -274,5 +276,10 @@ func (p Authorized) Do(ctx context.Context, r *pb.InternalRaftRequest) (apply.Re
 	if err := p.Access.Authorize(ctx, r); err != nil {
 		return apply.Result{}, err
 	}
+	place, err := enter(ctx, p.Lane, r.GetHeader().GetUsername())
+	if err != nil {
+		return apply.Result{}, err
+	}
+	defer place.Leave(0)
 	return p.Proposer.Do(ctx, r)
 }

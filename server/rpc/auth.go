@@ -3,12 +3,14 @@ package rpc
 import (
 	"context"
 	"encoding/base64"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/server/auth"
 )
 
@@ -21,6 +23,7 @@ type Passwords interface {
 // TokenMaker makes tokens.
 type TokenMaker interface {
 	Prefix() string
+	TTL() time.Duration
 	Issue(id auth.Identity, assigned string) (string, error)
 }
 
@@ -32,25 +35,36 @@ type AuthConfig struct {
 	Gate      ReadGate
 	Passwords Passwords
 	Tokens    TokenMaker
+	Header    *Header
+	Clock     clock.Clock
+	Shares    Shares
 	Logger    *zap.Logger
 }
 
 // AuthService is etcdserverpb.Auth. No password leaves it: commands carry hashes.
 type AuthService struct {
 	pb.UnsafeAuthServer
-	cfg AuthConfig
-	own Proposer // for the callers' own commands
+	cfg    AuthConfig
+	own    Proposer // for the callers' own commands
+	logins *logins
 }
 
 // NewAuth makes the Auth service.
 func NewAuth(cfg AuthConfig) *AuthService {
-	return &AuthService{cfg: cfg, own: Authorized{cfg.Proposer, cfg.Access}}
+	return &AuthService{
+		cfg: cfg, own: Authorized{cfg.Proposer, cfg.Access, cfg.Shares.Writes}, logins: newLogins(cfg.Clock, cfg.Tokens.TTL()),
+	}
 }
 
 // Authenticate checks a password and returns a token.
 func (s *AuthService) Authenticate(ctx context.Context, r *pb.AuthenticateRequest) (*pb.AuthenticateResponse, error) {
 	password := r.Password
 	r.Password = ""
+	place, err := enter(ctx, s.cfg.Shares.Logins, "")
+	if err != nil {
+		return nil, s.cfg.Errors.GRPC(err)
+	}
+	defer place.Leave(0)
 	if err := s.cfg.Gate.Wait(ctx); err != nil {
 		return nil, s.cfg.Errors.GRPC(err)
 	}
@@ -59,17 +73,13 @@ func (s *AuthService) Authenticate(ctx context.Context, r *pb.AuthenticateReques
 		if err != nil {
 			return nil, s.cfg.Errors.GRPC(err)
 		}
-		resp, err := propose[*pb.AuthenticateResponse](ctx, s.cfg.Proposer, s.cfg.Errors, &pb.InternalRaftRequest{
-			Authenticate: &pb.InternalAuthenticateRequest{Name: r.Name, SimpleToken: s.cfg.Tokens.Prefix()},
-		})
+		token, changed, err := s.assign(ctx, r.Name, now)
 		if err != nil {
-			return nil, err
+			return nil, s.cfg.Errors.GRPC(err)
 		}
-		if now.Revision() != s.cfg.Access.State.Load().Revision() {
-			continue // the password may be another one by now
+		if !changed {
+			return &pb.AuthenticateResponse{Header: s.cfg.Header.Fill(&pb.ResponseHeader{}), Token: token}, nil
 		}
-		resp.Token, err = s.cfg.Tokens.Issue(auth.Identity{User: r.Name, Revision: now.Revision()}, resp.Token)
-		return resp, s.cfg.Errors.GRPC(err)
 	}
 }
 

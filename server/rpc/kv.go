@@ -24,6 +24,7 @@ type KVConfig struct {
 	Leases          interface{ Exists(id lease.ID) bool }
 	Space           *SpaceGuard
 	Metrics         *apply.Metrics
+	Shares          Shares
 	MaxTxnOps       int
 	MaxRequestBytes int
 	// Commit makes everything published durable in the backend; a physical compaction ends with it.
@@ -102,17 +103,29 @@ func (s *KV) read(ctx context.Context, r *pb.RangeRequest, use func(*apply.Range
 		s.cfg.Metrics.RangeDone(start, r, nil, err)
 		return s.cfg.Errors.GRPC(err)
 	}
+	reply, err := s.readShare(ctx, &reading, r, use)
+	s.cfg.Metrics.RangeDone(start, r, reply, err)
+	return s.cfg.Errors.GRPC(err)
+}
+
+// readShare reads when it is the caller's turn.
+func (s *KV) readShare(ctx context.Context, by *reading, r *pb.RangeRequest, use func(*apply.RangeReply) error) (*apply.RangeReply, error) {
+	place, err := enter(ctx, s.cfg.Shares.Reads, by.id.User)
+	if err != nil {
+		return nil, err
+	}
 	txn := s.cfg.Store.Read()
 	defer txn.Close()
 	reply, err := s.cfg.Metrics.Range(txn, r)
-	if changed := reading.Done(); changed != nil {
+	if changed := by.Done(); changed != nil {
 		err = changed
 	}
-	if err == nil {
-		err = use(reply)
+	if err != nil {
+		place.Leave(0)
+		return reply, err
 	}
-	s.cfg.Metrics.RangeDone(start, r, reply, err)
-	return s.cfg.Errors.GRPC(err)
+	defer leave(place, reply.KVs)
+	return reply, use(reply)
 }
 
 // begin waits until a range may be read, and for the right to read it.
@@ -143,9 +156,9 @@ func (s *KV) RangeStream(r *pb.RangeRequest, stream pb.KV_RangeStreamServer) err
 		return s.cfg.Errors.GRPC(err)
 	}
 	if r.CountOnly {
-		err = s.streamCount(r, stream)
+		err = s.streamCount(r, stream, reading.id.User)
 	} else {
-		err = s.streamKeys(r, stream)
+		err = s.streamKeys(r, stream, reading.id.User)
 	}
 	if changed := reading.Done(); changed != nil {
 		err = changed
@@ -153,12 +166,12 @@ func (s *KV) RangeStream(r *pb.RangeRequest, stream pb.KV_RangeStreamServer) err
 	return s.cfg.Errors.GRPC(err)
 }
 
-func (s *KV) streamKeys(r *pb.RangeRequest, stream pb.KV_RangeStreamServer) error {
+func (s *KV) streamKeys(r *pb.RangeRequest, stream pb.KV_RangeStreamServer, user string) error {
 	limit := r.Limit
 	if limit <= 0 {
 		limit = math.MaxInt64
 	}
-	c := &chunker{kv: s, r: r, left: limit, size: min(streamFirstChunk, limit), stream: stream}
+	c := &chunker{kv: s, r: r, left: limit, size: min(streamFirstChunk, limit), stream: stream, user: user}
 	for {
 		if done, err := c.next(); done || err != nil {
 			return err
@@ -166,7 +179,12 @@ func (s *KV) streamKeys(r *pb.RangeRequest, stream pb.KV_RangeStreamServer) erro
 	}
 }
 
-func (s *KV) streamCount(r *pb.RangeRequest, stream pb.KV_RangeStreamServer) error {
+func (s *KV) streamCount(r *pb.RangeRequest, stream pb.KV_RangeStreamServer, user string) error {
+	place, err := enter(stream.Context(), s.cfg.Shares.Reads, user)
+	if err != nil {
+		return err
+	}
+	defer place.Leave(0)
 	txn := s.cfg.Store.Read()
 	defer txn.Close()
 	reply, err := s.cfg.Metrics.Range(txn, r)
@@ -183,19 +201,41 @@ type chunker struct {
 	kv     *KV
 	r      *pb.RangeRequest
 	stream pb.KV_RangeStreamServer
+	user   string
 	left   int64 // keys that may still be sent
 	size   int64 // keys in the next chunk
 	sent   int64
 	rev    int64 // header revision: the current one when the stream began
 }
 
+// next sends a chunk. Neither the read nor a place is held while the client takes it.
 func (c *chunker) next() (done bool, err error) {
+	out, done, err := c.read()
+	if err != nil {
+		return false, err
+	}
+	return done, c.stream.Send(&pb.RangeStreamResponse{RangeResponse: out})
+}
+
+// read makes a chunk, and moves on behind it.
+func (c *chunker) read() (out *pb.RangeResponse, done bool, err error) {
+	place, err := enter(c.stream.Context(), c.kv.cfg.Shares.Reads, c.user)
+	if err != nil {
+		return nil, false, err
+	}
+	var reply *apply.RangeReply
+	defer func() {
+		if reply != nil {
+			leave(place, reply.KVs)
+			return
+		}
+		place.Leave(0)
+	}()
 	txn := c.kv.cfg.Store.Read()
 	defer txn.Close()
 	c.r.Limit = c.size
-	reply, err := c.kv.cfg.Metrics.Range(txn, c.r)
-	if err != nil {
-		return false, err
+	if reply, err = c.kv.cfg.Metrics.Range(txn, c.r); err != nil {
+		return nil, false, err
 	}
 	if c.rev == 0 {
 		c.rev = reply.Rev
@@ -207,7 +247,7 @@ func (c *chunker) next() (done bool, err error) {
 	c.sent += n
 	c.left -= n
 	msg := reply.Message()
-	out := &pb.RangeResponse{Kvs: msg.Kvs}
+	out = &pb.RangeResponse{Kvs: msg.Kvs}
 	bytesSent := 0
 	for _, kv := range reply.KVs {
 		bytesSent += len(kv)
@@ -223,17 +263,14 @@ func (c *chunker) next() (done bool, err error) {
 		if reply.More {
 			rest, err := txn.Range(next, c.r.RangeEnd, mvcc.RangeOptions{Rev: c.r.Revision, CountOnly: true})
 			if err != nil {
-				return false, err
+				return nil, false, err
 			}
 			out.Count += rest.Count
 		}
 	}
-	if err := c.stream.Send(&pb.RangeStreamResponse{RangeResponse: out}); err != nil || done {
-		return done, err
-	}
 	c.r.Key = next
 	c.size = min(nextChunk(c.size, bytesSent, c.kv.cfg.MaxRequestBytes), c.left)
-	return false, nil
+	return out, done, nil
 }
 
 // nextChunk doubles or halves the number of keys in a chunk until chunks are near the target size in bytes.
@@ -324,6 +361,11 @@ func (s *KV) readTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, er
 	if err != nil {
 		return nil, err
 	}
+	place, err := enter(ctx, s.cfg.Shares.Reads, reading.id.User)
+	if err != nil {
+		return nil, err
+	}
+	defer place.Leave(0)
 	txn := s.cfg.Store.Read()
 	defer txn.Close()
 	resp, err := apply.ReadOnlyTxn(txn, s.cfg.Leases, r)

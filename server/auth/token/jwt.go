@@ -174,6 +174,9 @@ func (t *webTokens) tryKey() error {
 	return nil
 }
 
+// TTL is Provider.
+func (t *webTokens) TTL() time.Duration { return t.ttl }
+
 // Prefix is Provider.
 func (t *webTokens) Prefix() string { return "" }
 

@@ -51,6 +51,9 @@ func (t *simple) shardOf(token string) *shard { return &t.shards[maphash.String(
 // Prefix is Provider.
 func (t *simple) Prefix() string { return randomPrefix() }
 
+// TTL is Provider.
+func (t *simple) TTL() time.Duration { return t.cfg.TTL }
+
 // Assign is Provider.
 func (t *simple) Assign(user, prefix string, index uint64) (string, error) {
 	token := prefix + "." + strconv.FormatUint(index, 10)

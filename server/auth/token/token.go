@@ -30,6 +30,8 @@ type Provider interface {
 
 	// Prefix is the random part of the next token. The command Authenticate carries it.
 	Prefix() string
+	// TTL is how long a token is good, since its last use or since it was made.
+	TTL() time.Duration
 	// Assign notes the token of a user when the command is applied; index is that of the entry before it.
 	Assign(user, prefix string, index uint64) (string, error)
 	// Issue is what the client gets for what was assigned to its user at a revision.
@@ -119,9 +121,10 @@ func randomPrefix() string {
 // none gives nobody a token: users are known by their certificates only.
 type none struct{}
 
-func (none) Forget(string)  {}
-func (none) Clear()         {}
-func (none) Prefix() string { return "" }
+func (none) Forget(string)      {}
+func (none) Clear()             {}
+func (none) Prefix() string     { return "" }
+func (none) TTL() time.Duration { return 0 }
 func (none) Assign(string, string, uint64) (string, error) {
 	return "", auth.ErrFailed
 }
