@@ -100,7 +100,7 @@ generate: ## regenerate api/*.pb.go (needs protoc and protoc-gen-{go,go-grpc,grp
 	@mkdir -p $(BIN)/proto/etcd/api && cp -r $$($(GO) list -m -f '{{.Dir}}' go.etcd.io/etcd/api/v3)/*pb $(BIN)/proto/etcd/api/ && chmod -R u+w $(BIN)/proto && find $(BIN)/proto -name '*.go' -delete
 	@sed -i -e '/^import "\(google\/api\|protoc-gen-openapiv2\)/d' -e '/^ *option (google.api.http)/,/^ *};/d' -e '/^option (grpc.gateway/,/^};/d' \
 		$(BIN)/proto/etcd/api/*/*.proto
-	for s in v3lockpb/lock v3electionpb/election; do \
+	for s in v3lockpb/lock v3electionpb/election insightpb/insight; do \
 		protoc -I api -I $(BIN)/proto --go_out=. --go_opt=module=github.com/keelson-io/keelson \
 			--go-grpc_out=. --go-grpc_opt=module=github.com/keelson-io/keelson \
 			--grpc-gateway_out=. --grpc-gateway_opt=module=github.com/keelson-io/keelson,grpc_api_configuration=api/$${s%/*}/gateway.yaml \

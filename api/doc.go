@@ -4,8 +4,9 @@
 //   - snappb: the envelope of a snapshot file
 //   - leasepb: lease records in the backend and the member-to-member lease query
 //   - v3lockpb, v3electionpb: the services of locks and elections, with their JSON gateway (gateway.yaml names the paths)
+//   - insightpb: a look into a member, a service that etcd has not
 //
-// The messages are field for field those of etcd 3.7. What is on disk has package names of its own; services have etcd's, which
+// All but the last are field for field those of etcd 3.7. What is on disk has package names of its own; services have etcd's, which
 // clients call them by.
 // After editing a .proto file run `make generate` (needs protoc and the plugins that it names).
 package api

@@ -16,6 +16,7 @@ const loadBatch = 4096
 type stored struct {
 	rev       backend.Rev
 	tombstone bool
+	size      int // bytes
 	fields    Fields
 }
 
@@ -78,7 +79,7 @@ func (l *loader) run(view backend.View) error {
 		if err != nil {
 			return fmt.Errorf("revision %d/%d: %w", r.Main, r.Sub, err)
 		}
-		if batch = append(batch, stored{r, tombstone, f}); len(batch) == loadBatch {
+		if batch = append(batch, stored{r, tombstone, len(kv), f}); len(batch) == loadBatch {
 			batches <- batch
 			batch = make([]stored, 0, loadBatch)
 		}
@@ -102,6 +103,9 @@ func (l *loader) add(st *stored) {
 		e = e.Delete(st.rev)
 	default:
 		e = e.Put(st.rev)
+	}
+	if !st.tombstone {
+		e.Size = uint32(st.size)
 	}
 	l.tree.Set(e)
 	if st.fields.Lease != 0 && !st.tombstone {

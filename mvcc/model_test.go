@@ -244,6 +244,23 @@ func (r *rig) read() {
 	requireKVs(r.t, want, res.KVs)
 	_, err = txn.Range(key, end, RangeOptions{Rev: r.model.rev + 1})
 	require.ErrorIs(r.t, err, ErrFutureRev)
+	r.weigh(txn, key)
+}
+
+// weigh compares the sizes of the keys from one on with the model.
+func (r *rig) weigh(txn *ReadTxn, key []byte) {
+	want, offset := r.model.rangeAt(key, []byte{0}, r.model.rev), int64(0)
+	_, all := txn.Weigh("", nil)
+	keys, bytes := txn.Weigh(string(key), nil)
+	for _, kv := range want {
+		at, ok := txn.KeyAt(all - bytes + offset)
+		require.True(r.t, ok)
+		require.Equal(r.t, string(kv.Parse().Key), at)
+		offset += int64(len(kv))
+	}
+	require.Equal(r.t, []int64{int64(len(want)), offset}, []int64{keys, bytes})
+	_, ok := txn.KeyAt(all)
+	require.False(r.t, ok)
 }
 
 func (r *rig) compact() {

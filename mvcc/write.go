@@ -101,9 +101,10 @@ func (t *WriteTxn) Put(key, value []byte, lease int64) {
 	} else {
 		e = e.Put(r)
 	}
-	t.s.tree.Set(e)
 	f := Fields{Key: key, Value: value, CreateRev: e.Create, ModRev: r.Main, Version: e.Version, Lease: lease}
 	kv := f.Marshal()
+	e.Size = uint32(len(kv))
+	t.s.tree.Set(e)
 	t.s.be.Load().AppendRev(r, false, kv)
 	t.s.log.Append(eventlog.Event{KV: kv, Key: []byte(e.Key), Main: r.Main, Sub: r.Sub, Create: e.Version == 1, CreateRev: e.Create})
 	t.s.metrics.put(len(kv))

@@ -49,6 +49,7 @@ type doors struct {
 	servers   []*http.Server
 	gateway   *gateway.Gateway // nil: none
 	streams   uint32           // largest number of streams on one connection
+	slots     chan struct{}    // of connections of clients
 
 	mu       sync.Mutex
 	drained  bool // nothing is served any more
@@ -96,8 +97,14 @@ func openDoors(cfg *config.Config, lg *zap.Logger) (_ *doors, err error) {
 			}
 		}
 	}
+	d.slots = slots
 	d.security, err = newSecurity(cfg, clock.Real, lg)
 	return d, err
+}
+
+// connections is how many clients have open, and how many they may have. Each door holds one that has not come yet.
+func (d *doors) connections() (open, limit int) {
+	return max(0, len(d.slots)-len(d.clients)), cap(d.slots)
 }
 
 // reservedFiles is how many file descriptors are kept from clients, for the member's files and for other members.

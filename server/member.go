@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -61,7 +60,7 @@ type member struct {
 	upkeep    *upkeep.Upkeep
 	checker   *corruption.Checker
 	watches   *watch.Hub
-	elected   atomic.Int64 // when a leader was last elected, in nanoseconds
+	leaders   leaders
 	stopping  chan struct{}
 }
 
@@ -221,9 +220,7 @@ func (m *member) newNode() (*raftnode.Node, error) {
 		},
 		Limits: raftnode.Limits{SnapshotCount: raft.SnapshotCount, SnapshotCatchUpEntries: raft.CatchUpEntries},
 		Hooks: raftnode.Hooks{Leadership: func(lead, term uint64, isLeader bool) {
-			if lead != 0 {
-				m.elected.Store(m.env.Clock.Now().UnixNano())
-			}
+			m.leaders.note(lead, term, m.env.Clock.Now())
 			m.state.Leases.Leadership(term, isLeader)
 		}},
 		Clock: m.env.Clock, Logger: m.env.Logger.Named("raft"), Registerer: m.env.Registerer,
@@ -373,7 +370,7 @@ func (m *member) storageVersion() string {
 
 // timeoutReason says why a command that was proposed at start may have had no answer.
 func (m *member) timeoutReason(start time.Time) error {
-	elected := time.Unix(0, m.elected.Load())
+	elected := time.Unix(0, m.leaders.elected.Load())
 	if start.After(elected.Add(-2*m.cfg.Raft.Election)) && start.Before(elected) {
 		return errdefs.ErrTimeoutDueToLeaderFail
 	}

@@ -14,13 +14,14 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/keelson-io/keelson/api/insightpb"
 	"github.com/keelson-io/keelson/api/v3electionpb"
 	"github.com/keelson-io/keelson/api/v3lockpb"
 	"github.com/keelson-io/keelson/mvcc"
 	"github.com/keelson-io/keelson/server/concurrency"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/httpapi"
-	"github.com/keelson-io/keelson/server/httpapi/gateway"
+	"github.com/keelson-io/keelson/server/insight"
 	"github.com/keelson-io/keelson/server/listen"
 	"github.com/keelson-io/keelson/server/rpc"
 )
@@ -42,7 +43,7 @@ const prefaceTimeout = 20 * time.Second
 // grpcOverhead is what a message may be larger than the request in it, in bytes.
 const grpcOverhead = 512 << 10
 
-func newServices(cfg *config.Config, m *member, gw *gateway.Gateway, reg *prometheus.Registry) *services {
+func newServices(cfg *config.Config, m *member, d *doors, reg *prometheus.Registry) *services {
 	guard := rpc.NewGuard(rpc.GuardConfig{
 		Lead: m.node.Lead, IsLearner: m.boot.Members.IsLearner, Election: cfg.Raft.Election, Clock: m.env.Clock,
 		Called: clientRequests(reg),
@@ -53,14 +54,15 @@ func newServices(cfg *config.Config, m *member, gw *gateway.Gateway, reg *promet
 	}
 	reg.MustRegister(calls)
 	wire := rpc.NewMetrics(reg)
-	requests := rpc.RequestLog{Slow: cfg.Log.WarnUnary, Clock: m.env.Clock, Logger: m.env.Logger}
+	traffic := &rpc.Traffic{Calls: &insight.Calls{}, Heat: insight.NewHeat(m.env.Clock.Now())}
+	requests := rpc.RequestLog{Slow: cfg.Log.WarnUnary, Clock: m.env.Clock, Logger: m.env.Logger, Traffic: traffic}
 	lim := &cfg.Limits
 	g := grpc.NewServer(
 		grpc.Creds(listen.Credentials()),
 		grpc.ConnectionTimeout(prefaceTimeout),
 		grpc.ForceServerCodecV2(rpc.NewCodec(wire)),
 		grpc.ChainUnaryInterceptor(calls.UnaryServerInterceptor(), requests.Unary, guard.Unary),
-		grpc.ChainStreamInterceptor(calls.StreamServerInterceptor(), guard.Stream),
+		grpc.ChainStreamInterceptor(calls.StreamServerInterceptor(), traffic.Stream, guard.Stream),
 		grpc.MaxRecvMsgSize(int(lim.MaxRequestBytes)+grpcOverhead),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.NumStreamWorkers(streamWorkers), // calls on goroutines whose stacks have grown already
@@ -69,6 +71,8 @@ func newServices(cfg *config.Config, m *member, gw *gateway.Gateway, reg *promet
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: lim.KeepAliveInterval, Timeout: lim.KeepAliveTimeout}),
 	)
 	registerServices(g, cfg, m, wire, reg)
+	insightpb.RegisterInsightServer(g, newInsight(m, d, traffic))
+	traffic.Calls.Init(rpc.Methods(g))
 	calls.InitializeMetrics(g)
 	api := httpapi.Config{
 		Health: httpapi.Health{
@@ -77,18 +81,18 @@ func newServices(cfg *config.Config, m *member, gw *gateway.Gateway, reg *promet
 			Registerer: reg, Logger: m.env.Logger,
 		},
 		Metrics: reg, Registerer: reg, ClusterVersion: m.boot.Members.Version, StorageVersion: m.storageVersion, Pprof: cfg.Features.EnablePprof,
-		Gateway: gw,
+		Gateway: d.gateway,
 	}
 	registerMetrics(reg, cfg, m)
 	access := httpapi.Access{Hosts: cfg.Security.HostWhitelist, Origins: cfg.Security.CORS, Logger: m.env.Logger}
-	if cfg.Security.Client.ClientCertAuth && gw != nil {
+	if cfg.Security.Client.ClientCertAuth && d.gateway != nil {
 		access.Names = func() bool { return m.state.Auth.Load().Enabled() }
 	}
 	return &services{grpc: g, http: access.Wrap(httpapi.NewClient(api)), metrics: httpapi.NewMetrics(api), guard: guard}
 }
 
 func registerServices(g *grpc.Server, cfg *config.Config, m *member, wire *rpc.Metrics, reg prometheus.Registerer) {
-	header := &rpc.Header{ClusterID: m.boot.Members.ClusterID(), MemberID: m.boot.MemberID, Term: m.node.Term, Rev: m.state.Store.Rev}
+	header := m.header()
 	errs := rpc.NewTranslator()
 	space := &rpc.SpaceGuard{MemberID: m.boot.MemberID, Quota: m.quota, Proposer: m.proposer}
 	shares := m.newShares(reg)
@@ -121,6 +125,11 @@ func registerServices(g *grpc.Server, cfg *config.Config, m *member, wire *rpc.M
 	hs := health.NewServer()
 	hs.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	healthpb.RegisterHealthServer(g, hs)
+}
+
+// header fills the headers of responses.
+func (m *member) header() *rpc.Header {
+	return &rpc.Header{ClusterID: m.boot.Members.ClusterID(), MemberID: m.boot.MemberID, Term: m.node.Term, Rev: m.state.Store.Rev}
 }
 
 func maintenance(m *member, header *rpc.Header, errs *rpc.Translator) *rpc.Maintenance {

@@ -112,7 +112,7 @@ func Start(ctx context.Context, cfg *config.Config, lg *zap.Logger) (*Server, er
 func (s *Server) run(ctx context.Context) {
 	m := s.member
 	s.doors.servePeers(m.peerHandler(), s.failWith)
-	services := newServices(s.cfg, m, s.doors.gateway, s.registry)
+	services := newServices(s.cfg, m, s.doors, s.registry)
 	s.doors.serveMetrics(services.metrics, s.failWith)
 	m.node.Start()
 	s.work.Go(func() {

@@ -50,3 +50,6 @@ func (m *metrics) wrote(n int, took time.Duration) {
 	m.bytes.Add(float64(n))
 	m.writes.Observe(took.Seconds())
 }
+
+// SyncDurations are those of the syncs so far: a histogram in seconds.
+func (l *Log) SyncDurations() prometheus.Histogram { return l.metrics.sync }

@@ -136,7 +136,11 @@ func (b *Backend) measure() {
 	b.metrics.size.Store(size)
 	stats := b.db.Stats()
 	free := int64(stats.FreePageN + stats.PendingPageN) // pending: free once no view needs them any more
-	b.metrics.inUse.Store(size - free*int64(b.db.Info().PageSize))
+	page := int64(b.db.Info().PageSize)
+	b.metrics.inUse.Store(size - free*page)
+	b.metrics.free.Store(free)
+	b.metrics.page.Store(page)
+	b.metrics.freeList.Store(int64(stats.FreelistInuse))
 }
 
 // roomy makes sure that the next commit does not have to grow the memory map, which would wait for all views. A page holds

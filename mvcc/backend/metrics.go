@@ -12,6 +12,7 @@ import (
 type metrics struct {
 	collectors               []prometheus.Collector
 	size, inUse, openReads   atomic.Int64
+	free, page, freeList     atomic.Int64 // of free pages; see FreeList
 	commit, defrag, snapshot prometheus.Histogram
 	rebalance, spill, write  prometheus.Histogram // parts of commit
 	defragInflight           prometheus.Gauge
@@ -61,4 +62,19 @@ func (m *metrics) committed(took time.Duration, stats bbolt.TxStats) {
 	m.spill.Observe(stats.SpillTime.Seconds())
 	m.write.Observe(stats.WriteTime.Seconds())
 	m.commit.Observe(took.Seconds())
+}
+
+// CommitDurations are those of the commits so far: a histogram in seconds.
+func (b *Backend) CommitDurations() prometheus.Histogram { return b.metrics.commit }
+
+// FreeList is what the file has of free pages.
+type FreeList struct {
+	Pages    int64 // those that are free once no view needs them any more, too
+	PageSize int64
+	Bytes    int64 // of memory for the list
+}
+
+// FreeList is as of the last commit.
+func (b *Backend) FreeList() FreeList {
+	return FreeList{Pages: b.metrics.free.Load(), PageSize: b.metrics.page.Load(), Bytes: b.metrics.freeList.Load()}
 }

@@ -31,8 +31,9 @@ func (s Stamp) Tombstone() bool { return s.sub&1 == 1 }
 type Entry struct {
 	Key     string
 	Last    Stamp
-	Create  int64 // main revision at which the present life of the key began
-	Version int64 // number of puts in the present life
+	Create  int64  // main revision at which the present life of the key began
+	Version int64  // number of puts in the present life
+	Size    uint32 // bytes of the stored key-value as of Last, 0 for a deletion; set before the entry is in a tree
 	older   *[]Stamp
 }
 
@@ -127,7 +128,7 @@ func (e *Entry) Compact(main int64, dropped []Stamp) (*Entry, []Stamp) {
 	case i == 0:
 		return e, dropped
 	}
-	n := &Entry{Key: e.Key, Last: e.Last, Create: e.Create, Version: e.Version}
+	n := &Entry{Key: e.Key, Last: e.Last, Create: e.Create, Version: e.Version, Size: e.Size}
 	if i < len(list) {
 		rest := append([]Stamp(nil), list[i:]...)
 		n.older = &rest

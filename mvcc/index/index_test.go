@@ -13,10 +13,11 @@ import (
 
 // check verifies order, counts and sizes of a subtree.
 func check(t *testing.T, n *node, lo, hi string) (entries int) {
-	live, stale := n.live, n.stale
+	live, stale, bytes := n.live, n.stale, n.bytes
 	n.count()
 	require.Equal(t, n.live, live)
 	require.Equal(t, n.stale, stale)
+	require.Equal(t, n.bytes, bytes)
 	require.Less(t, n.size(), maxItems)
 	for i, e := range n.entries {
 		require.True(t, e.Key >= lo && (hi == "" || e.Key < hi))
@@ -68,6 +69,9 @@ func TestModel(t *testing.T) {
 				tree.Remove(key)
 				continue
 			}
+			if e := model[key]; e.Live() {
+				e.Size = uint32(rng.IntN(1000))
+			}
 			tree.Set(model[key])
 			if rng.IntN(2000) == 0 {
 				m := map[string]*Entry{}
@@ -86,6 +90,7 @@ func TestModel(t *testing.T) {
 
 func compare(t *testing.T, root Root, model map[string]*Entry, rng *rand.Rand, keys int) {
 	require.Equal(t, len(model), check(t, root.n, "", ""))
+	compareRow(t, root)
 	for range 50 {
 		lo, hi := fmt.Sprintf("%05d", rng.IntN(keys)), fmt.Sprintf("%05d", rng.IntN(keys))
 		end := &hi
@@ -119,11 +124,34 @@ func compare(t *testing.T, root Root, model map[string]*Entry, rng *rand.Rand, k
 		require.Equal(t, all, collect(func(fn func(*Entry) bool) { root.Ascend(lo, end, fn) }))
 		require.Equal(t, live, collect(func(fn func(*Entry) bool) { root.AscendLive(lo, end, fn) }))
 		require.EqualValues(t, len(live), root.Count(lo, end))
+		bytes := int64(0)
+		for _, k := range live {
+			bytes += int64(model[k].Size)
+		}
+		gotKeys, gotBytes := root.Weigh(lo, end)
+		require.Equal(t, []int64{int64(len(live)), bytes}, []int64{gotKeys, gotBytes})
 		if end == nil {
 			require.Equal(t, stale, collect(func(fn func(*Entry) bool) { root.AscendStale(lo, fn) }))
 		}
 		require.Same(t, model[lo], root.Get(lo))
 	}
+}
+
+// compareRow looks up the first and the last byte of every live key.
+func compareRow(t *testing.T, root Root) {
+	offset := int64(0)
+	root.AscendLive("", nil, func(e *Entry) bool {
+		if size := int64(e.Size); size > 0 {
+			require.Same(t, e, root.AtByte(offset))
+			require.Same(t, e, root.AtByte(offset+size-1))
+			offset += size
+		}
+		return true
+	})
+	require.Nil(t, root.AtByte(offset))
+	require.Nil(t, root.AtByte(-1))
+	_, all := root.Weigh("", nil)
+	require.Equal(t, offset, all)
 }
 
 // TestEntry compares one key's entry with a list of its changes.

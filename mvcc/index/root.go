@@ -27,33 +27,68 @@ func (r Root) Get(key string) *Entry {
 }
 
 // Below counts the live keys below key.
-func (r Root) Below(key string) int64 {
+func (r Root) Below(key string) int64 { return r.below(key).live }
+
+// below sums up what is below key.
+func (r Root) below(key string) (s sums) {
 	n := r.n
 	if n == nil {
-		return 0
+		return s
 	}
-	var below int64
 	for !n.leaf() {
 		i := n.childFor(key)
 		for _, c := range n.children[:i] {
-			below += c.live
+			s.add(c.sums)
 		}
 		n = n.children[i]
 	}
 	for _, e := range n.entries[:n.entryFor(key)] {
-		l, _ := weight(e)
-		below += l
+		s.add(weight(e))
 	}
-	return below
+	return s
 }
 
 // Count counts the live keys from key on: up to end (exclusive), or all of them if end is nil.
 func (r Root) Count(key string, end *string) int64 {
-	to := r.Live()
-	if end != nil {
-		to = r.Below(*end)
+	keys, _ := r.Weigh(key, end)
+	return keys
+}
+
+// Weigh is Count, and sums up the sizes of these keys.
+func (r Root) Weigh(key string, end *string) (keys, bytes int64) {
+	var to sums
+	switch {
+	case r.n == nil:
+	case end == nil:
+		to = r.n.sums
+	default:
+		to = r.below(*end)
 	}
-	return max(0, to-r.Below(key))
+	d := to.minus(r.below(key))
+	return max(0, d.live), max(0, d.bytes)
+}
+
+// AtByte returns the live entry at a place in the row of all live ones, each as long as its size; nil behind the last one.
+func (r Root) AtByte(offset int64) *Entry {
+	n := r.n
+	if n == nil || offset < 0 || offset >= n.bytes {
+		return nil
+	}
+	for !n.leaf() {
+		i := 0
+		for ; offset >= n.children[i].bytes; i++ {
+			offset -= n.children[i].bytes
+		}
+		n = n.children[i]
+	}
+	for _, e := range n.entries {
+		b := weight(e).bytes
+		if offset < b {
+			return e
+		}
+		offset -= b
+	}
+	return nil
 }
 
 // visit says which subtrees a walk goes into.

@@ -10,9 +10,8 @@ const (
 // node is a leaf (entries) or an inner node (keys and children: keys[i] is not above any key of children[i+1], and above
 // all of children[i]).
 type node struct {
-	epoch    uint64 // of the writer that may change it
-	live     int64
-	stale    int64
+	epoch uint64 // of the writer that may change it
+	sums
 	entries  []*Entry
 	keys     []string
 	children []*node
@@ -38,28 +37,39 @@ func (n *node) entryFor(key string) int {
 }
 
 func (n *node) count() {
-	n.live, n.stale = 0, 0
+	n.sums = sums{}
 	for _, e := range n.entries {
-		l, s := weight(e)
-		n.live, n.stale = n.live+l, n.stale+s
+		n.add(weight(e))
 	}
 	for _, c := range n.children {
-		n.live, n.stale = n.live+c.live, n.stale+c.stale
+		n.add(c.sums)
 	}
 }
 
-// weight is what an entry adds to the counts.
-func weight(e *Entry) (live, stale int64) {
-	if e == nil {
-		return 0, 0
-	}
+// sums are over the entries of a subtree.
+type sums struct {
+	live  int64 // entries of keys that exist
+	stale int64 // entries that a compaction could shorten
+	bytes int64 // of the live ones
+}
+
+func (s *sums) add(d sums) {
+	s.live, s.stale, s.bytes = s.live+d.live, s.stale+d.stale, s.bytes+d.bytes
+}
+
+func (s sums) minus(d sums) sums {
+	return sums{s.live - d.live, s.stale - d.stale, s.bytes - d.bytes}
+}
+
+// weight is what an entry adds to the sums.
+func weight(e *Entry) (w sums) {
 	if e.Live() {
-		live = 1
+		w.live, w.bytes = 1, int64(e.Size)
 	}
 	if e.stale() {
-		stale = 1
+		w.stale = 1
 	}
-	return live, stale
+	return w
 }
 
 // Tree is the index as its writer sees it.
@@ -85,7 +95,7 @@ func (t *Tree) own(n *node) *node {
 	if n.epoch == t.epoch {
 		return n
 	}
-	c := &node{epoch: t.epoch, live: n.live, stale: n.stale}
+	c := &node{epoch: t.epoch, sums: n.sums}
 	if n.leaf() {
 		c.entries = append(make([]*Entry, 0, maxItems), n.entries...)
 	} else {
@@ -108,38 +118,38 @@ func (t *Tree) Set(e *Entry) {
 	t.root.count()
 }
 
-// set works on a node that the writer owns and that has room for one more item. It returns what changed in the counts.
-func (t *Tree) set(n *node, e *Entry) (live, stale int64) {
+// set works on a node that the writer owns and that has room for one more item. It returns what changed in the sums.
+func (t *Tree) set(n *node, e *Entry) (change sums) {
 	if n.leaf() {
-		live, stale = n.setEntry(e)
+		change = n.setEntry(e)
 	} else {
 		i := n.childFor(e.Key)
 		child := t.own(n.children[i])
 		n.children[i] = child
-		live, stale = t.set(child, e)
+		change = t.set(child, e)
 		if child.size() == maxItems {
 			key, right := t.split(child, e.Key)
 			n.keys = insert(n.keys, i, key)
 			n.children = insert(n.children, i+1, right)
 		}
 	}
-	n.live, n.stale = n.live+live, n.stale+stale
-	return live, stale
+	n.add(change)
+	return change
 }
 
-func (n *node) setEntry(e *Entry) (live, stale int64) {
-	live, stale = weight(e)
+func (n *node) setEntry(e *Entry) (change sums) {
+	change = weight(e)
 	i := n.entryFor(e.Key)
 	if i < len(n.entries) && n.entries[i].Key == e.Key {
-		l, s := weight(n.entries[i])
+		change = change.minus(weight(n.entries[i]))
 		n.entries[i] = e
-		return live - l, stale - s
+		return change
 	}
 	if n.entries == nil {
 		n.entries = make([]*Entry, 0, maxItems)
 	}
 	n.entries = insert(n.entries, i, e)
-	return live, stale
+	return change
 }
 
 func insert[T any](s []T, i int, v T) []T {
@@ -194,22 +204,22 @@ func (t *Tree) Remove(key string) {
 }
 
 // remove works on a node that the writer owns and that holds the key.
-func (t *Tree) remove(n *node, key string) (live, stale int64) {
+func (t *Tree) remove(n *node, key string) (gone sums) {
 	if n.leaf() {
 		i := n.entryFor(key)
-		live, stale = weight(n.entries[i])
+		gone = weight(n.entries[i])
 		n.entries = cut(n.entries, i)
 	} else {
 		i := n.childFor(key)
 		child := t.own(n.children[i])
 		n.children[i] = child
-		live, stale = t.remove(child, key)
+		gone = t.remove(child, key)
 		if child.size() < minItems {
 			t.shrink(n, i)
 		}
 	}
-	n.live, n.stale = n.live-live, n.stale-stale
-	return live, stale
+	n.sums = n.minus(gone)
+	return gone
 }
 
 func cut[T any](s []T, i int) []T {

@@ -1,6 +1,9 @@
 package watch
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+)
 
 // metrics carry etcd's names.
 type metrics struct {
@@ -25,4 +28,25 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		r.MustRegister(m.streams, m.watchers, m.behind, m.pending, m.events)
 	}
 	return m
+}
+
+// Load is how much there is to do.
+type Load struct {
+	Streams, Watchers int64
+	Behind            int64 // watchers that read history
+	Pending           int64 // events that are to be sent
+}
+
+// Load is as of now.
+func (h *Hub) Load() Load {
+	m := h.metrics
+	return Load{Streams: value(m.streams), Watchers: value(m.watchers), Behind: value(m.behind), Pending: value(m.pending)}
+}
+
+func value(g prometheus.Gauge) int64 {
+	var m dto.Metric
+	if g.Write(&m) != nil {
+		return 0
+	}
+	return int64(m.GetGauge().GetValue())
 }

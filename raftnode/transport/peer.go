@@ -20,6 +20,7 @@ type peer struct {
 	urls   *urlPicker
 	status *status
 	cut    atomic.Bool
+	probed atomic.Pointer[Probe] // nil: not yet
 
 	streams [streamKinds]*outgoing
 	posts   chan *raftpb.Message

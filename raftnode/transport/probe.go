@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/keelson-io/keelson/internal/clock"
@@ -50,7 +51,35 @@ func (p *peer) probe() {
 			p.lg.Warn("clocks of members differ", zap.Duration("peer-is-ahead-by", ahead), zap.Duration("rtt", took))
 		}
 		rtt.Observe(took.Seconds())
+		p.probed.Store(&Probe{At: clock.Real.Now(), RoundTrip: took, ClockAhead: ahead})
 	}
+}
+
+// Probe is what a probe of a peer has found.
+type Probe struct {
+	At         time.Time // zero: there was none yet
+	RoundTrip  time.Duration
+	ClockAhead time.Duration // of the peer's clock, to about half the round trip
+}
+
+// Reach is how a peer is reached.
+type Reach struct {
+	ActiveSince time.Time           // zero: it is not reached
+	Probe       Probe               // the last one that was answered
+	RoundTrips  prometheus.Observer // a histogram in seconds
+}
+
+// Reach returns how a peer is reached; false if there is no such peer.
+func (t *Transport) Reach(id uint64) (Reach, bool) {
+	p := t.peer(id)
+	if p == nil {
+		return Reach{}, false
+	}
+	r := Reach{ActiveSince: p.status.activeSince(), RoundTrips: t.metrics.roundTrip.WithLabelValues(formatID(id))}
+	if last := p.probed.Load(); last != nil {
+		r.Probe = *last
+	}
+	return r, true
 }
 
 // probeOnce returns the round trip time and by how much the peer's clock is ahead.

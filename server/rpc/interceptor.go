@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/keelson-io/keelson/api/insightpb"
 	"github.com/keelson-io/keelson/internal/clock"
 )
 
@@ -148,7 +149,7 @@ func (c *causeContext) Err() error {
 // servedByLearner says whether a learner answers a unary request.
 func servedByLearner(req any) bool {
 	switch r := req.(type) {
-	case *pb.StatusRequest:
+	case *pb.StatusRequest, *insightpb.LookRequest:
 		return true
 	case *pb.RangeRequest:
 		return r.Serializable

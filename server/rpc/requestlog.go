@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/keelson-io/keelson/internal/clock"
@@ -18,13 +19,19 @@ type RequestLog struct {
 	Slow   time.Duration
 	Clock  clock.Clock
 	Logger *zap.Logger
+	// Traffic is told of every call.
+	Traffic *Traffic
 }
 
 // Unary is the interceptor of unary calls.
 func (l *RequestLog) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	start := l.Clock.Now()
+	call := l.Traffic.Calls.Begin(info.FullMethod)
 	resp, err := handler(ctx, req)
-	took := l.Clock.Now().Sub(start)
+	end := l.Clock.Now()
+	took := end.Sub(start)
+	call.End(status.Code(err), took)
+	l.Traffic.used(end, req, resp, err)
 	write := l.Logger.Debug
 	if !l.Logger.Core().Enabled(zap.DebugLevel) {
 		if took <= l.Slow {

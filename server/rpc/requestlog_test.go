@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/server/insight"
 )
 
 // TestRequestLog logs slow calls, and at debug level all, without values of keys.
@@ -35,7 +36,8 @@ func TestRequestLog(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			core, logs := observer.New(c.level)
-			l := RequestLog{Slow: c.slow, Clock: clock.Real, Logger: zap.New(core)}
+			l := RequestLog{Slow: c.slow, Clock: clock.Real, Logger: zap.New(core),
+				Traffic: &Traffic{Calls: &insight.Calls{}, Heat: insight.NewHeat(time.Now())}}
 			_, err := l.Unary(t.Context(), c.req, &grpc.UnaryServerInfo{FullMethod: "/x"}, func(context.Context, any) (any, error) { return c.resp, nil })
 			require.NoError(t, err)
 			require.Equal(t, c.logged, logs.FilterMessage("request stats").Len())

@@ -21,7 +21,7 @@ type Side struct {
 	s    Settings
 	own  *reloaded[*tls.Certificate] // nil: there is none
 	show *reloaded[*tls.Certificate] // to others, when connecting
-	cas  *reloaded[*x509.CertPool]   // nil: the system's authorities
+	cas  *reloaded[*authorities]     // nil: the system's authorities
 	crl  *reloaded[revoked]          // nil: no certificate is revoked
 }
 
@@ -52,7 +52,7 @@ func New(s Settings, clk clock.Clock, lg *zap.Logger) (*Side, error) {
 		}
 	}
 	if s.TrustedCAFile != "" {
-		load := func() (*x509.CertPool, error) { return readAuthorities(s.TrustedCAFile) }
+		load := func() (*authorities, error) { return readAuthorities(s.TrustedCAFile) }
 		if t.cas, err = newReloaded("authorities", clk, lg, load, s.TrustedCAFile); err != nil {
 			return nil, err
 		}
@@ -93,7 +93,7 @@ func (t *Side) Server(protocols ...string) *tls.Config {
 		return cfg
 	}
 	type bundled struct {
-		cas *x509.CertPool
+		cas *authorities
 		cfg *tls.Config
 	}
 	var last atomic.Pointer[bundled] // what was made of the authorities that were last in use
@@ -103,7 +103,7 @@ func (t *Side) Server(protocols ...string) *tls.Config {
 		b := last.Load()
 		if b == nil || b.cas != cas {
 			b = &bundled{cas: cas, cfg: cfg.Clone()}
-			b.cfg.ClientCAs = cas
+			b.cfg.ClientCAs = cas.pool
 			last.Store(b)
 		}
 		return b.cfg, nil
@@ -116,7 +116,7 @@ func (t *Side) Client() *tls.Config {
 	cfg := t.common()
 	cfg.ServerName = t.s.ServerName
 	if t.cas != nil {
-		cfg.RootCAs = t.cas.get()
+		cfg.RootCAs = t.cas.get().pool
 	}
 	cfg.InsecureSkipVerify = t.s.selfSigned
 	if t.show != nil {
@@ -174,24 +174,30 @@ func readPair(cert, key string) (*tls.Certificate, error) {
 	return &pair, nil
 }
 
-func readAuthorities(path string) (*x509.CertPool, error) {
+// authorities are certificates that others are verified by.
+type authorities struct {
+	pool  *x509.CertPool
+	certs []*x509.Certificate
+}
+
+func readAuthorities(path string) (*authorities, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	pool, found := x509.NewCertPool(), false
+	as := &authorities{pool: x509.NewCertPool()}
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
-		pool.AddCert(cert)
-		found = true
+		as.pool.AddCert(cert)
+		as.certs = append(as.certs, cert)
 	}
-	if !found {
+	if len(as.certs) == 0 {
 		return nil, fmt.Errorf("%s: no certificates in it", path)
 	}
-	return pool, nil
+	return as, nil
 }
 
 // readRevoked reads a list in DER, or one or several in PEM.

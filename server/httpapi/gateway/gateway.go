@@ -1,4 +1,5 @@
-// Package gateway is the JSON gateway: etcd's gRPC services as POST requests under /v3/.
+// Package gateway is the JSON gateway: etcd's gRPC services as POST requests under /v3/, and those that etcd has not under
+// /keelson/v1/.
 //
 // It is a gRPC client of the member's own server, over a connection that never leaves the process, so that all checks of a gRPC
 // call hold for it too. Bytes are base64, 64-bit numbers are strings, fields have their names of the .proto files. A stream is a
@@ -25,6 +26,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/keelson-io/keelson/api/insightpb"
 	"github.com/keelson-io/keelson/api/v3electionpb"
 	"github.com/keelson-io/keelson/api/v3lockpb"
 )
@@ -58,7 +60,7 @@ func New(maxBytes int64) (*Gateway, error) {
 	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
 		gw.RegisterKVHandler, gw.RegisterWatchHandler, gw.RegisterLeaseHandler, gw.RegisterClusterHandler,
 		gw.RegisterMaintenanceHandler, gw.RegisterAuthHandler,
-		v3lockpb.RegisterLockHandler, v3electionpb.RegisterElectionHandler,
+		v3lockpb.RegisterLockHandler, v3electionpb.RegisterElectionHandler, insightpb.RegisterInsightHandler,
 	} {
 		if err := register(context.Background(), g.mux, g.conn); err != nil {
 			return nil, errors.Join(err, g.conn.Close())
@@ -79,6 +81,7 @@ func (g *Gateway) Close() error { return errors.Join(g.conn.Close(), g.listener.
 // Register adds the gateway's paths to a mux.
 func (g *Gateway) Register(mux *http.ServeMux) {
 	mux.Handle("/v3/", g)
+	mux.Handle("/keelson/", g)
 	mux.HandleFunc("/v3beta/", func(w http.ResponseWriter, r *http.Request) {
 		r.URL.Path = "/v3/" + strings.TrimPrefix(r.URL.Path, "/v3beta/")
 		g.ServeHTTP(w, r)

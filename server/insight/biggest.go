@@ -1,0 +1,108 @@
+package insight
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Row is all keys in their order, each as long as what is stored for it.
+type Row interface {
+	// Weigh counts the keys from one on up to another one (exclusive; nil: all), and sums up their bytes.
+	Weigh(from string, to *string) (keys, bytes int64)
+	// KeyAt returns the key at a place of the row, in bytes; false behind the last one.
+	KeyAt(offset int64) (string, bool)
+}
+
+// Big is a prefix and what is in it.
+type Big struct {
+	Prefix      string
+	Key         bool // it is a whole key
+	Keys, Bytes int64
+}
+
+// looks is how many keys name candidates.
+const looks = 512
+
+// Biggest returns the prefixes with the most bytes, at most n. It finds all that have at least 1/100 of the bytes.
+func Biggest(row Row, n int) []Big {
+	var all []Big
+	for _, prefix := range candidates(row) {
+		b := Big{Prefix: prefix, Key: isKey([]byte(prefix))}
+		to := after(prefix)
+		if b.Key {
+			next := prefix + "\x00"
+			to = &next
+		}
+		b.Keys, b.Bytes = row.Weigh(prefix, to)
+		all = append(all, b)
+	}
+	slices.SortFunc(all, func(a, b Big) int { return strings.Compare(a.Prefix, b.Prefix) })
+	all = distinct(all, func(b *Big) string { return b.Prefix }, func(b *Big) float64 { return float64(b.Bytes) })
+	slices.SortFunc(all, func(a, b Big) int {
+		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), strings.Compare(a.Prefix, b.Prefix))
+	})
+	return all[:min(n, len(all))]
+}
+
+// candidates are prefixes, and whole keys, that were seen at two places at least.
+func candidates(row Row) (all []string) {
+	_, total := row.Weigh("", nil)
+	seen := map[string]int{}
+	var at []int
+	for i := range int64(looks) {
+		key, ok := row.KeyAt(total/looks*i + total%looks*i/looks)
+		if !ok {
+			break
+		}
+		at = ends(at[:0], []byte(key))
+		for _, end := range at {
+			seen[key[:end]]++
+		}
+		if isKey([]byte(key)) {
+			seen[key]++
+		}
+	}
+	for prefix, times := range seen {
+		if times > 1 {
+			all = append(all, prefix)
+		}
+	}
+	return all
+}
+
+// after is the first key behind all that begin with a prefix, nil if there is none.
+func after(prefix string) *string {
+	b := []byte(prefix)
+	for i := len(b) - 1; i >= 0; i-- {
+		if b[i] < 0xff {
+			b[i]++
+			s := string(b[:i+1])
+			return &s
+		}
+	}
+	return nil
+}
+
+// keep is how long the answer of a Sizes is good for.
+const keep = 5 * time.Second
+
+// Sizes keeps what Biggest found for some seconds, so that many who ask cost no more than one.
+type Sizes struct {
+	mu   sync.Mutex
+	at   time.Time
+	most int
+	list []Big
+}
+
+// Biggest returns the prefixes with the most bytes, at most n, and as of when.
+func (s *Sizes) Biggest(now time.Time, n int, find func(n int) []Big) ([]Big, time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if age := now.Sub(s.at); age < 0 || age >= keep || n > s.most {
+		s.list, s.most, s.at = find(n), n, now
+	}
+	return s.list[:min(n, len(s.list))], s.at
+}
