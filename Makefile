@@ -23,10 +23,10 @@ STATIC    = $(if $(findstring /,$(shell $(firstword $(CC)) -print-file-name=libs
 SHIM     := orchestrator/node/shim/program/keelson-shim
 
 .DEFAULT_GOAL := help
-.PHONY: help build up cluster test race stress bench fuzz lint peers etcd36 generate cross clean
+.PHONY: help build up cluster test race stress bench fuzz lint peers etcd36 etcd-e2e generate cross clean
 
 help: ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/keelson and the links etcd, etcdctl, etcdutl to it
 	@mkdir -p $(BIN)
@@ -92,6 +92,9 @@ peers: ## build the real etcd, etcdctl, etcdutl, kubectl, helm 3 and 4, containe
 etcd36: ## build the release of etcd that a cluster can be downgraded to into bin/peers, for the long runs
 	@mkdir -p $(BIN)/peers
 	cd peers/etcd36 && CGO_ENABLED=0 $(GO) build -tags $(PURE) -o ../../$(BIN)/peers/etcd36 go.etcd.io/etcd/server/v3
+
+etcd-e2e: build peers etcd36 ## run etcd's own black-box suites against etcd and against Keelson and compare (hours; docs/etcd-compatibility.md)
+	tools/etcd-e2e/run.sh -o $(BIN)/etcd-e2e
 
 generate: ## regenerate api/*.pb.go (needs protoc and protoc-gen-{go,go-grpc,grpc-gateway})
 	protoc -I api -I $$($(GO) list -m -f '{{.Dir}}' go.etcd.io/raft/v3) --go_out=. --go_opt=module=github.com/keelson-io/keelson \

@@ -168,7 +168,7 @@ func (s *Store) compactNow(be *backend.Backend, q *compactQueue, c compaction) b
 	}
 	end := s.cfg.Clock.Now()
 	s.metrics.compacted(end, end.Sub(start))
-	s.cfg.Logger.Info("finished compaction", zap.Int64("compact-revision", c.rev), zap.Int("revisions-removed", removed),
+	s.cfg.Logger.Info("finished scheduled compaction", zap.Int64("compact-revision", c.rev), zap.Int("revisions-removed", removed),
 		zap.Uint32("hash", hash.Hash), zap.Duration("took", end.Sub(start)))
 	return true
 }

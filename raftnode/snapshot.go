@@ -96,7 +96,7 @@ func (s *snapshotter) save(snap *raftpb.Snapshot, persist func() error) {
 	if err := s.n.appender.do(func() error { return s.n.appender.mark(meta) }); err != nil {
 		return // the appender has ended the node, or it is stopping
 	}
-	lg.Info("saved a snapshot")
+	lg.Info("saved snapshot to disk")
 	s.releaseDBs(meta.GetIndex())
 	s.n.inbox.call(func(c *core) { c.snapshotSaved(meta.GetIndex()) })
 }

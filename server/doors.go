@@ -235,6 +235,7 @@ func (d *doors) serveClients(g *grpc.Server, h http.Handler, fail func(error)) {
 	}
 	for _, at := range d.clients {
 		d.secure(at, d.security.client, "client", false, listen.HTTP2, listen.HTTP1)
+		d.logServing(at)
 		switch {
 		case !at.serves.GRPC:
 			d.serveHTTP(d.split(at).HTTP(), false, h, fail)
@@ -245,6 +246,24 @@ func (d *doors) serveClients(g *grpc.Server, h http.Handler, fail func(error)) {
 			go serve(s.GRPC())
 			d.serveHTTP(s.HTTP(), true, over, fail)
 		}
+	}
+}
+
+// logServing says what a door lets in, in etcd's words.
+func (d *doors) logServing(at *door) {
+	traffic := "http"
+	switch {
+	case at.serves.GRPC && at.serves.HTTP:
+		traffic = "grpc+http"
+	case at.serves.GRPC:
+		traffic = "grpc"
+	}
+	lg := d.lg.With(zap.String("traffic", traffic), zap.Stringer("address", at.Addr()))
+	if at.serves.Plain {
+		lg.Info("serving client traffic insecurely; this is strongly discouraged!")
+	}
+	if at.serves.TLS != nil {
+		lg.Info("serving client traffic securely")
 	}
 }
 
@@ -293,9 +312,9 @@ func (d *doors) close() {
 	}
 }
 
-// peerClient is for single requests to other members.
-func peerClient(side *tlsconfig.Side) *http.Client {
-	dial := (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}).DialContext
+// peerClient is for single requests to other members, which come from an address if one is given.
+func peerClient(side *tlsconfig.Side, source net.Addr) *http.Client {
+	dial := (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second, LocalAddr: source}).DialContext
 	return &http.Client{Transport: &http.Transport{
 		DialContext:           dial,
 		DialTLSContext:        transport.OverTLS(dial, side.Client),

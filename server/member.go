@@ -112,7 +112,7 @@ func newMember(cfg *config.Config, env bootstrap.Env, boot *bootstrap.Result, tl
 		ID: boot.MemberID, ClusterID: boot.Members.ClusterID(), LocalURLs: cfg.Listen.AdvertisePeerURLs,
 		Raft: peerRaft{ref, boot.Members}, Snapshots: boot.Snapshots,
 		DialTimeout: time.Second + cfg.Raft.Election, ReadTimeout: cfg.Raft.ReadTimeout, WriteTimeout: cfg.Raft.WriteTimeout,
-		TLS: tls.Client, Logger: env.Logger.Named("peers"), Registerer: env.Registerer,
+		Source: cfg.PeerSource(), TLS: tls.Client, Logger: env.Logger.Named("peers"), Registerer: env.Registerer,
 	}); err != nil {
 		return nil, err
 	}

@@ -16,11 +16,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.etcd.io/etcd/api/v3/version"
 	"go.uber.org/zap"
 
 	"github.com/keelson-io/keelson/internal/clock"
@@ -41,6 +43,7 @@ func Run(ctx context.Context, cfg *config.Config) error {
 		return err
 	}
 	defer closeLog()
+	announce(cfg, lg)
 	s, err := Start(ctx, cfg, lg)
 	if err != nil {
 		lg.Error("failed to start", zap.Error(err))
@@ -54,6 +57,19 @@ func Run(ctx context.Context, cfg *config.Config) error {
 	stopCtx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	return errors.Join(s.Err(), s.Stop(stopCtx))
+}
+
+// announce logs what is started and with which settings.
+func announce(cfg *config.Config, lg *zap.Logger) {
+	for _, why := range cfg.Deprecated() {
+		lg.Warn(why)
+	}
+	fields := []zap.Field{
+		zap.String("etcd-version", version.Version), zap.String("go-version", runtime.Version()), zap.String("go-os", runtime.GOOS),
+		zap.String("go-arch", runtime.GOARCH), zap.Int("max-cpu-set", runtime.GOMAXPROCS(0)), zap.Int("max-cpu-available", runtime.NumCPU()),
+	}
+	cfg.Settings(func(name string, value any) { fields = append(fields, zap.Any(name, value)) })
+	lg.Info("starting a member", fields...)
 }
 
 // Server is a running member.
@@ -82,7 +98,7 @@ func Start(ctx context.Context, cfg *config.Config, lg *zap.Logger) (*Server, er
 		return nil, err
 	}
 	env := bootstrap.Env{
-		FS: vfs.OS, Clock: clock.Real, Peers: peerClient(s.doors.security.peer), Logger: lg, Registerer: s.registry, Names: srv.System(),
+		FS: vfs.OS, Clock: clock.Real, Peers: peerClient(s.doors.security.peer, cfg.PeerSource()), Logger: lg, Registerer: s.registry, Names: srv.System(),
 		OnError: func(err error) { lg.Error("the database cannot be written", zap.Error(err)) },
 	}
 	boot, err := bootstrap.Run(ctx, cfg, env)

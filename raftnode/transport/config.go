@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -47,6 +48,7 @@ type Config struct {
 	SnapshotStall     time.Duration // 1m: how long no byte of a database may move
 	SnapshotAnswer    time.Duration // 5m: how long the receiver may take to make a database durable
 
+	Source     net.Addr              // where connections to peers come from; nil: the system chooses
 	TLS        func() *tls.Config    // asked for each connection to an https URL; nil: the system's roots, no certificate
 	Logger     *zap.Logger           // nil: none
 	Registerer prometheus.Registerer // nil: none

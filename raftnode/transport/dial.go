@@ -80,7 +80,7 @@ func OverTLS(dial Dial, config func() *tls.Config) Dial {
 
 // roundTripper returns a client for connections with these timeouts.
 func (t *Transport) roundTripper(read, write, header time.Duration, idle int) *http.Transport {
-	dialer := &net.Dialer{Timeout: t.cfg.DialTimeout, KeepAlive: 30 * time.Second}
+	dialer := &net.Dialer{Timeout: t.cfg.DialTimeout, KeepAlive: 30 * time.Second, LocalAddr: t.cfg.Source}
 	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
 		c, err := dialer.DialContext(ctx, network, addr)
 		if err != nil {

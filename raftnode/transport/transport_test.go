@@ -142,6 +142,24 @@ func TestSilentStreamIsGivenUp(t *testing.T) {
 	require.Positive(t, a.metric("etcd_network_disconnected_peers_total"))
 }
 
+func TestSource(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has all of 127.0.0.0/8")
+	}
+	from := make(chan string, 1)
+	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case from <- r.RemoteAddr:
+		default:
+		}
+	}))
+	defer srv.Close()
+	a := newMember(t, 1, func(c *Config) { c.Source = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 7)} })
+	a.tr.AddPeer(2, []string{srv.URL})
+	require.Contains(t, <-from, "127.0.0.7:")
+	a.tr.RemovePeer(2)
+}
+
 // TestReconnectAfterServerRestart closes only the listening side of b: its messages take the pipeline until a can open
 // streams again.
 func TestReconnectAfterServerRestart(t *testing.T) {

@@ -94,12 +94,35 @@ func Run(ctx context.Context, cfg *config.Config, env Env) (_ *Result, err error
 		if cfg.Bootstrap.Discovery.ByService() {
 			env.Logger.Warn("discovery token is ignored since cluster already initialized; valid logs are found", zap.String("wal-dir", cfg.WALPath()))
 		}
-		return r, r.restart(cfg, env)
+		if err := r.restart(cfg, env); err != nil {
+			return nil, err
+		}
+		return r, r.defragment(ctx, cfg, env.Logger)
 	}
 	if r.Members, r.MemberID, r.Remotes, err = newcomer(ctx, cfg, env); err != nil {
 		return nil, err
 	}
-	return r, r.begin(cfg, env)
+	if err := r.begin(cfg, env); err != nil {
+		return nil, err
+	}
+	return r, r.defragment(ctx, cfg, env.Logger)
+}
+
+// defragment rewrites the database if that frees what was asked for.
+func (r *Result) defragment(ctx context.Context, cfg *config.Config, lg *zap.Logger) error {
+	threshold := int64(cfg.Backend.DefragAtStartMB) << 20
+	if threshold == 0 {
+		return nil
+	}
+	size, used := r.Backend.Size(), r.Backend.SizeInUse()
+	lg = lg.With(zap.Int64("current-db-size-bytes", size), zap.Int64("current-db-size-in-use-bytes", used),
+		zap.Int64("bootstrap-defrag-threshold-bytes", threshold))
+	if size-used < threshold {
+		lg.Info("Skipping defragmentation")
+		return nil
+	}
+	lg.Info("defragmenting before the start")
+	return r.Backend.Defrag(ctx)
 }
 
 func logOptions(cfg *config.Config, env Env) wal.Options {
@@ -203,8 +226,8 @@ func (r *Result) openState(cfg *config.Config, env Env, marker *walpb.Snapshot) 
 		r.Backend = nil
 		path, err := r.Snapshots.DBPath(marker.GetIndex())
 		if err != nil {
-			return fmt.Errorf("the database %s (index %d) is older than the snapshot at index %d, whose own database is missing: %w",
-				cfg.BackendPath(), index, marker.GetIndex(), err)
+			return fmt.Errorf("failed to find database snapshot file (%w); the database %s (index %d) is older than the snapshot at index %d, whose own is not in %s",
+				err, cfg.BackendPath(), index, marker.GetIndex(), cfg.SnapDir())
 		}
 		if r.Backend, err = Install(cfg, env, path); err != nil {
 			return err

@@ -12,6 +12,7 @@ package config
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -36,8 +37,9 @@ type Config struct {
 	Features  Features
 	Upkeep    Upkeep
 	Unsafe    Unsafe
-	idle      map[string]string // flags that make no difference, as they were set
 	Security  Security
+	idle      []string // keys of the file that make no difference
+	outdated  []string // what is to be said of flags that were set
 }
 
 // Listen is where the member listens and what it tells others.
@@ -147,7 +149,6 @@ const (
 func Default() *Config {
 	return &Config{
 		Name: defaultName,
-		idle: map[string]string{},
 		Listen: Listen{
 			PeerURLs:            []string{defaultPeerURL},
 			ClientURLs:          []string{defaultClientURL},
@@ -182,6 +183,24 @@ func Default() *Config {
 
 // RequestTimeout is how long a request through the log may take: 5 s for the work and two election timeouts.
 func (c *Config) RequestTimeout() time.Duration { return 5*time.Second + 2*c.Raft.Election }
+
+// PeerSource is the address that connections to other members come from, with the gate SetMemberLocalAddr: the first advertised one
+// that others can see. It is nil if the system is to choose.
+func (c *Config) PeerSource() net.Addr {
+	if !c.Features.Gates.Enabled(SetMemberLocalAddr) {
+		return nil
+	}
+	for _, raw := range c.Listen.AdvertisePeerURLs {
+		u, err := url.Parse(raw)
+		if err != nil {
+			continue
+		}
+		if ip, err := netip.ParseAddr(u.Hostname()); err == nil && !ip.IsLoopback() && !ip.IsUnspecified() {
+			return net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 0))
+		}
+	}
+	return nil
+}
 
 // MemberDir, SnapDir and WALPath are the directories of the member's files.
 func (c *Config) MemberDir() string { return filepath.Join(c.DataDir, "member") }

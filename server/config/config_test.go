@@ -109,6 +109,7 @@ cipher-suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]
 		{name: "TLS versions", args: []string{"--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"}, wantErr: "greater than max version"},
 		{name: "cipher suite", args: []string{"--cipher-suites=NONE"}, wantErr: "unexpected TLS cipher suite"},
 		{name: "cipher suites of TLS 1.3", args: []string{"--tls-min-version=TLS1.3", "--cipher-suites=TLS_AES_128_GCM_SHA256"}, wantErr: "cannot be configured"},
+		{name: "value of a flag", args: []string{"--v2-deprecation=not-yet"}, wantErr: `invalid value "not-yet" for flag -v2-deprecation: invalid value "not-yet"`},
 		{name: "unknown flag", args: []string{"--nmae=x"}, wantErr: "unknown flag: --nmae"},
 		{name: "no flag", args: []string{"start"}, wantErr: `"start" is not a valid flag`},
 		{name: "unknown key in file", args: []string{"--config-file", bad}, wantErr: `unknown key "nmae"`},
@@ -131,6 +132,16 @@ cipher-suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]
 		{name: "gate", args: []string{"--feature-gates=CompactHashCheck=true"}, check: func(t *testing.T, c *Config) {
 			require.True(t, c.Features.Gates.Enabled(CompactHashCheck))
 			require.False(t, c.Features.Gates.Enabled(InitialCorruptCheck))
+		}},
+		{name: "source of peers", args: []string{"--feature-gates=SetMemberLocalAddr=true",
+			"--initial-advertise-peer-urls=http://localhost:1,http://127.0.0.1:1,http://0.0.0.0:1,http://192.0.2.7:1,http://192.0.2.8:1"}, check: func(t *testing.T, c *Config) {
+			require.Equal(t, "192.0.2.7:0", c.PeerSource().String())
+		}},
+		{name: "no source of peers", args: []string{"--initial-advertise-peer-urls=http://192.0.2.7:1"}, check: func(t *testing.T, c *Config) {
+			require.Nil(t, c.PeerSource())
+		}},
+		{name: "no source that others see", args: []string{"--feature-gates=SetMemberLocalAddr=true"}, check: func(t *testing.T, c *Config) {
+			require.Nil(t, c.PeerSource())
 		}},
 		{name: "unknown gate", args: []string{"--feature-gates=Wings=true"}, wantErr: "unrecognized feature gate: Wings"},
 		{name: "gate without value", args: []string{"--feature-gates=CompactHashCheck"}, wantErr: "missing bool value for CompactHashCheck"},

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -17,7 +18,7 @@ func Parse(args, environ []string) (*Config, error) {
 	c := Default()
 	fs, file := c.flags()
 	if err := fs.Parse(LongFlags(args)); err != nil {
-		return nil, err
+		return nil, inEtcdsWords(err)
 	}
 	if fs.NArg() > 0 {
 		return nil, fmt.Errorf("%q is not a valid flag", fs.Arg(0))
@@ -39,8 +40,17 @@ func Parse(args, environ []string) (*Config, error) {
 		return nil, fmt.Errorf("--advertise-client-urls is required when --listen-client-urls is set explicitly")
 	}
 	c.Bootstrap.clusterSet = fs.Changed("initial-cluster")
+	c.noteDeprecated(fs)
 	c.complete()
 	return c, c.Validate()
+}
+
+// inEtcdsWords says what is wrong with a flag's value as etcd does.
+func inEtcdsWords(err error) error {
+	if bad := (*pflag.InvalidValueError)(nil); errors.As(err, &bad) {
+		return fmt.Errorf("invalid value %q for flag -%s: %w", bad.GetValue(), bad.GetFlag().Name, errors.Unwrap(bad))
+	}
+	return err
 }
 
 // Flags is the set of all flags with their defaults, for help texts.
@@ -206,6 +216,10 @@ func (c *Config) fromFile(fs *pflag.FlagSet, path string) error {
 	slices.Sort(names)
 	for _, name := range names {
 		if values[name] == nil {
+			continue
+		}
+		if slices.Contains(forgotten, name) {
+			c.idle = append(c.idle, name)
 			continue
 		}
 		if ok, err := c.Security.fromSection(name, values[name]); ok {

@@ -12,6 +12,7 @@ import (
 const (
 	InitialCorruptCheck = "InitialCorruptCheck"
 	CompactHashCheck    = "CompactHashCheck"
+	SetMemberLocalAddr  = "SetMemberLocalAddr"
 )
 
 // Stages of a feature.
@@ -45,7 +46,7 @@ func gates() []Gate {
 		{Name: "LeaseCheckpoint", Stage: alpha, always: "what is left of leases is always recorded"},
 		{Name: "LeaseCheckpointPersist", Stage: alpha, always: "what is left of leases is always recorded"},
 		{Name: "PriorityRequest", Stage: alpha, always: "revocations of leases always go first"},
-		{Name: "SetMemberLocalAddr", Stage: alpha, always: "the system chooses the local address of connections to peers"},
+		{Name: SetMemberLocalAddr, Stage: alpha},
 		{Name: "StopGRPCServiceOnDefrag", Stage: alpha, always: "a member serves while it defragments"},
 		{Name: "TxnModeWriteWithSharedBuffer", Stage: beta, Enabled: true, always: "transactions read without a buffer of their own"},
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -76,8 +77,34 @@ func normal(t *testing.T, f *pflag.Flag, value string) string {
 func TestIdle(t *testing.T) {
 	c, err := Parse([]string{"--v2-deprecation=gone", "--feature-gates=PriorityRequest=true"}, nil)
 	require.NoError(t, err)
-	require.Equal(t, []string{"PriorityRequest: revocations of leases always go first", "--v2-deprecation: there is nothing here that it could change"}, c.Idle())
+	require.Equal(t, []string{"PriorityRequest: revocations of leases always go first"}, c.Idle())
+	require.Equal(t, []string{deprecated["v2-deprecation"]}, c.Deprecated())
 	c, err = Parse(nil, nil)
 	require.NoError(t, err)
 	require.Empty(t, c.Idle())
+	require.Empty(t, c.Deprecated())
+	old := filepath.Join(t.TempDir(), "old.yaml")
+	require.NoError(t, os.WriteFile(old, []byte("proxy: 'off'\ndiscovery-fallback: 'proxy'\nproxy-read-timeout: 0\ndiscovery:\n"), 0o600))
+	c, err = Parse([]string{"--config-file", old}, nil)
+	require.NoError(t, err)
+	require.Equal(t, []string{
+		"the key discovery-fallback: it belongs to earlier versions of etcd", "the key proxy: it belongs to earlier versions of etcd",
+		"the key proxy-read-timeout: it belongs to earlier versions of etcd",
+	}, c.Idle())
+}
+
+func TestSettings(t *testing.T) {
+	c, err := Parse([]string{"--snapshot-catchup-entries=1000", "--v2-deprecation=gone", "--discovery-user=u:p", "--initial-cluster=", "--discovery-token=t",
+		"--discovery-endpoints=a,b", "--pre-vote=false", "--heartbeat-interval=20"}, nil)
+	require.NoError(t, err)
+	got := map[string]any{}
+	c.Settings(func(name string, value any) { got[name] = value })
+	require.NotContains(t, got, "discovery-user")
+	require.NotContains(t, got, "discovery-password")
+	for name, want := range map[string]any{
+		"snapshot-catchup-entries": int64(1000), "v2-deprecation": "write-only", "discovery-endpoints": []string{"a", "b"}, "pre-vote": false,
+		"heartbeat-interval": int64(20), "quota-backend-bytes": int64(0), "log-outputs": []string{"default"}, "listen-metrics-urls": []string{},
+	} {
+		require.Equal(t, want, got[name], "--%s", name)
+	}
 }

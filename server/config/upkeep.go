@@ -2,8 +2,6 @@ package config
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -76,21 +74,14 @@ func (c *Config) upkeepFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&u.CompactHashCheckTime, "compact-hash-check-time", u.CompactHashCheckTime, "Interval at which the leader compares what compactions left, with the feature gate CompactHashCheck.")
 	fs.DurationVar(&u.DowngradeCheckTime, "downgrade-check-time", u.DowngradeCheckTime, "Interval at which the leader looks whether a downgrade is done (0: never).")
 	fs.Var(&c.Features.Gates, "feature-gates", "Comma-separated feature gates: "+gateNames()+".")
-	c.idleFlags(fs)
+	fs.Var(stage{}, "v2-deprecation", "Has no effect.")
 }
 
-// idleFlags are those for which this program has no use, with their defaults.
-func (c *Config) idleFlags(fs *pflag.FlagSet) {
-	for name, value := range map[string]string{"v2-deprecation": "write-only"} {
-		fs.Var(&idle{name, value, c.idle}, name, "Has no effect.")
-	}
-}
-
-// Idle says of each flag and feature gate that was set and makes no difference why that is so.
+// Idle says of each feature gate and key of the file that was set and makes no difference why that is so.
 func (c *Config) Idle() []string {
 	out := c.Features.Gates.Idle()
-	for _, name := range slices.Sorted(maps.Keys(c.idle)) {
-		out = append(out, "--"+name+": there is nothing here that it could change")
+	for _, name := range c.idle {
+		out = append(out, "the key "+name+": it belongs to earlier versions of etcd")
 	}
 	return out
 }

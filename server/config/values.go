@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -93,17 +94,16 @@ func (o only) Set(s string) error {
 	return nil
 }
 
-// idle is a flag that is taken and makes no difference.
-type idle struct {
-	name, value string
-	set         map[string]string // of such flags: name and value
-}
+// stage is --v2-deprecation: a stage of the removal of etcd's second version. All is removed, so none is left to choose.
+type stage struct{}
 
-func (v *idle) String() string { return v.value }
-func (v *idle) Type() string   { return "string" }
+func (stage) Type() string   { return "string" }
+func (stage) String() string { return "write-only" }
 
-// Set takes anything.
-func (v *idle) Set(s string) error {
-	v.value, v.set[v.name] = s, s
+// Set takes the stages that etcd takes.
+func (stage) Set(s string) error {
+	if !slices.Contains([]string{"write-only", "write-only-drop-data", "gone"}, s) {
+		return fmt.Errorf("invalid value %q", s)
+	}
 	return nil
 }

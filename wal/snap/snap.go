@@ -38,7 +38,7 @@ import (
 // Errors of this package.
 var (
 	ErrNoSnapshot   = errors.New("snap: no snapshot")
-	ErrNoDBSnapshot = errors.New("snap: no database of this snapshot")
+	ErrNoDBSnapshot = errors.New("snap: snapshot file doesn't exist")
 	ErrEmpty        = errors.New("snap: empty snapshot file")
 	ErrCRCMismatch  = errors.New("snap: checksum mismatch")
 )
@@ -239,7 +239,7 @@ func (d *Dir) SaveDB(r io.Reader, index uint64) (n int64, err error) {
 func (d *Dir) DBPath(index uint64) (string, error) {
 	path := filepath.Join(d.dir, dbName(index))
 	if !vfs.Exists(d.fs, path) {
-		return "", fmt.Errorf("%w: %s", ErrNoDBSnapshot, path)
+		return "", ErrNoDBSnapshot
 	}
 	return path, nil
 }
