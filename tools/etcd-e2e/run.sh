@@ -2,7 +2,7 @@
 # Runs etcd's own black-box suites, tests/common and tests/e2e of the release that peers/suite pins, against programs in bin/ and
 # bin/peers/, and compares what passes. Nothing of Keelson or etcd is built here: `make build peers` does that before.
 #
-#   run.sh [-o DIR] [-s SUITES] [-c COMBINATIONS] [-r REGEXP] [-n TRIES] [-e FILE] [-x]
+#   run.sh [-o DIR] [-s SUITES] [-c COMBINATIONS] [-r REGEXP] [-n TRIES] [-b DIR] [-e FILE] [-x]
 #
 #   -o  where logs and results go (default: a new temporary directory)
 #   -s  suites: common,e2e (default: both)
@@ -12,6 +12,7 @@
 #         all      server, etcdctl and etcdutl are Keelson's
 #   -r  run only the tests that match (as go test -run)
 #   -n  tries of a test that fails (default 2); the last one counts
+#   -b  Keelson's programs (default: bin)
 #   -e  etcd.conf.yml.sample, which one test reads (default: that of etcd's repository on the internet, if it can be reached)
 #   -x  run nothing, compare what an earlier run left in -o
 #
@@ -19,10 +20,10 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-out='' suites=common,e2e combinations=etcd,keelson,all match=. tries=2 sample= compare_only=
-while getopts o:s:c:r:n:e:x flag; do
+out='' suites=common,e2e combinations=etcd,keelson,all match=. tries=2 sample= keelson=$root/bin compare_only=
+while getopts o:s:c:r:n:b:e:x flag; do
 	case $flag in
-	o) out=$OPTARG ;; s) suites=$OPTARG ;; c) combinations=$OPTARG ;; r) match=$OPTARG ;; n) tries=$OPTARG ;; e) sample=$OPTARG ;; x) compare_only=yes ;;
+	o) out=$OPTARG ;; s) suites=$OPTARG ;; c) combinations=$OPTARG ;; r) match=$OPTARG ;; n) tries=$OPTARG ;; b) keelson=$OPTARG ;; e) sample=$OPTARG ;; x) compare_only=yes ;;
 	*) exit 2 ;;
 	esac
 done
@@ -48,17 +49,18 @@ unshare -n true 2>/dev/null || isolate=-rn
 if [ -z "${SUITE_ISOLATED:-}" ] && [ -z "$compare_only" ] && unshare $isolate true 2>/dev/null; then
 	SUITE_ISOLATED=yes exec unshare $isolate -- bash -c '
 		ip link set lo up
-		ip link add eth0 type dummy && ip addr add 192.0.2.1/24 dev eth0 && ip link set eth0 up || true
-		exec "$@"' run "$0" -o "$out" -s "$suites" -c "$combinations" -r "$match" -n "$tries" -e "$sample"
+		ip link add eth0 type veth peer name eth1 && ip link set eth1 up && ip link set eth0 up &&
+			ip addr add 192.0.2.1/24 dev eth0 && ip route add default via 192.0.2.2
+		exec "$@"' run "$0" -o "$out" -s "$suites" -c "$combinations" -r "$match" -n "$tries" -b "$keelson" -e "$sample"
 fi
 
 # programs COMBINATION: a directory with the three programs, and the last release of etcd if `make etcd36` has built it.
 programs() {
-	local bin=$out/bin/$1 ctl=$root/bin/peers server=$root/bin
+	local bin=$out/bin/$1 ctl=$root/bin/peers server=$keelson
 	case $1 in
 	etcd) server=$root/bin/peers ;;
 	keelson) ;;
-	all) ctl=$root/bin ;;
+	all) ctl=$keelson ;;
 	*) echo "no such combination: $1" >&2; exit 2 ;;
 	esac
 	mkdir -p "$bin"
