@@ -95,17 +95,17 @@ func registerServices(g *grpc.Server, cfg *config.Config, m *member, wire *rpc.M
 	header := m.header()
 	errs := rpc.NewTranslator()
 	space := &rpc.SpaceGuard{MemberID: m.boot.MemberID, Quota: m.quota, Proposer: m.proposer}
-	shares := m.newShares(reg)
+	shares, budget := m.newShares(reg), m.newBudget(reg)
 	authorized := rpc.Authorized{Proposer: m.proposer, Access: m.access, Lane: shares.Writes}
 	kv := rpc.NewKV(rpc.KVConfig{
 		Header: header, Errors: errs, Proposer: authorized, Access: m.access, Gate: m.gate, Store: m.state.Store, Leases: m.state.Leases, Space: space,
 		MaxTxnOps: int(cfg.Limits.MaxTxnOps), MaxRequestBytes: int(cfg.Limits.MaxRequestBytes),
-		Commit: func() error { return m.state.Backend().Commit() }, Metrics: m.proposer.Metrics(), Shares: shares,
+		Commit: func() error { return m.state.Backend().Commit() }, Metrics: m.proposer.Metrics(), Shares: shares, Budget: budget,
 	})
 	kv.Register(g)
 	pb.RegisterWatchServer(g, rpc.NewWatch(rpc.WatchConfig{
 		Header: header, Hub: m.watches, Access: m.access, Errors: errs, MaxResponseBytes: int(cfg.Limits.MaxRequestBytes) + grpcOverhead,
-		ProgressInterval: cfg.Features.WatchProgressInterval, Clock: m.env.Clock, Metrics: wire,
+		ProgressInterval: cfg.Features.WatchProgressInterval, Clock: m.env.Clock, Metrics: wire, Budget: budget,
 	}))
 	leases := rpc.NewLease(rpc.LeaseConfig{
 		Header: header, Errors: errs, Proposer: authorized, Access: m.access, Gate: m.gate, Leases: m.leasing, Space: space, Metrics: wire,
@@ -117,7 +117,7 @@ func registerServices(g *grpc.Server, cfg *config.Config, m *member, wire *rpc.M
 	pb.RegisterClusterServer(g, rpc.NewCluster(rpc.ClusterConfig{
 		Header: header, Errors: errs, Access: m.access, Gate: m.gate, Members: m.boot.Members.Members, Change: m.reconfig,
 	}))
-	pb.RegisterMaintenanceServer(g, rpc.GuardMaintenance(maintenance(m, header, errs), m.access, errs))
+	pb.RegisterMaintenanceServer(g, rpc.GuardMaintenance(maintenance(m, header, errs, budget), m.access, errs))
 	pb.RegisterAuthServer(g, rpc.NewAuth(rpc.AuthConfig{
 		Errors: errs, Proposer: m.proposer, Access: m.access, Gate: m.gate,
 		Passwords: m.passwords, Tokens: m.tokens, Header: header, Clock: m.env.Clock, Shares: shares, Logger: m.access.Logger,
@@ -132,14 +132,14 @@ func (m *member) header() *rpc.Header {
 	return &rpc.Header{ClusterID: m.boot.Members.ClusterID(), MemberID: m.boot.MemberID, Term: m.node.Term, Rev: m.state.Store.Rev}
 }
 
-func maintenance(m *member, header *rpc.Header, errs *rpc.Translator) *rpc.Maintenance {
+func maintenance(m *member, header *rpc.Header, errs *rpc.Translator, budget *rpc.Budget) *rpc.Maintenance {
 	return rpc.NewMaintenance(rpc.MaintenanceConfig{
 		Header: header, Errors: errs, Proposer: m.proposer, Raft: m.node,
 		Backend: func() rpc.Backend { return m.state.Backend() }, Hasher: m.state.Store,
 		Alarms:     func() []*pb.AlarmMember { return m.state.Alarms.Get(pb.AlarmType_NONE) },
 		QuotaBytes: m.quota.Limit(), IsLearner: m.boot.Members.IsLearner, StorageVersion: m.storageVersion,
 		Versions: m.boot.Members, Gate: m.gate,
-		MoveLeader: m.moveLeader, Logger: m.env.Logger,
+		MoveLeader: m.moveLeader, Logger: m.env.Logger, Budget: budget, User: m.access.User,
 	})
 }
 

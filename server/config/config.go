@@ -103,6 +103,7 @@ type Limits struct {
 	KeepAliveInterval    time.Duration
 	KeepAliveTimeout     time.Duration
 	Fair                 Fair
+	ResponseBytes        int64 // of responses under way; 0: no bound, negative: a quarter of the memory
 }
 
 // Auth tunes authentication.
@@ -168,7 +169,7 @@ func Default() *Config {
 		Limits: Limits{
 			MaxTxnOps: 128, MaxRequestBytes: 3 << 19, MaxConcurrentStreams: 1<<32 - 1,
 			KeepAliveMinTime: 5 * time.Second, KeepAliveInterval: 2 * time.Hour, KeepAliveTimeout: 20 * time.Second,
-			Fair: defaultFair(),
+			Fair: defaultFair(), ResponseBytes: -1,
 		},
 		Auth: Auth{Token: "simple", TokenTTL: 300 * time.Second, BcryptCost: uint(bcrypt.DefaultCost)},
 		Log: Log{

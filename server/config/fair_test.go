@@ -41,3 +41,15 @@ func TestFair(t *testing.T) {
 		})
 	}
 }
+
+func TestResponseBytes(t *testing.T) {
+	for text, want := range map[string]int64{"auto": -1, "0": 0, "512MiB": 512 << 20, "1GB": 1e9, "4096": 4096} {
+		c, err := Parse([]string{"--response-bytes-budget=" + text}, nil)
+		require.NoError(t, err)
+		require.Equal(t, want, c.Limits.ResponseBytes)
+	}
+	for _, text := range []string{"much", "-1", "20EB"} {
+		_, err := Parse([]string{"--response-bytes-budget=" + text}, nil)
+		require.Error(t, err, text)
+	}
+}

@@ -2,10 +2,13 @@ package config
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/dustin/go-humanize"
 )
 
 // Flag values that pflag does not have.
@@ -106,4 +109,34 @@ func (stage) Set(s string) error {
 		return fmt.Errorf("invalid value %q", s)
 	}
 	return nil
+}
+
+// byteSize is a number of bytes, such as 512MiB, or auto, which is -1.
+type byteSize struct{ v *int64 }
+
+func (b byteSize) Type() string { return "size" }
+func (b byteSize) String() string {
+	if b.v == nil || *b.v < 0 {
+		return "auto"
+	}
+	return strconv.FormatInt(*b.v, 10)
+}
+
+// Set takes a number of bytes with or without a unit, or auto.
+func (b byteSize) Set(s string) (err error) {
+	if s == "auto" {
+		*b.v = -1
+		return nil
+	}
+	*b.v, err = parseBytes(s)
+	return err
+}
+
+// parseBytes reads 100MiB, 1GB, 4096.
+func parseBytes(s string) (int64, error) {
+	n, err := humanize.ParseBytes(s)
+	if err != nil || n > math.MaxInt64 {
+		return 0, fmt.Errorf("%q is not a number of bytes, such as 512MiB", s)
+	}
+	return int64(n), nil
 }

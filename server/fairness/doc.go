@@ -12,12 +12,15 @@
 //	flow a, weight 1, requests of 1:  tags 0 1 2 3 ...       served: a0 b0 b.5 a1 b1 b1.5 a2 ...
 //	flow b, weight 2, requests of 1:  tags 0 .5 1 1.5 ...    two of b for one of a
 //
+// Where what is taken is held for as long as a client likes, Share keeps one identity from holding all of it: above that, its
+// requests wait until it returns something, and others pass them.
+//
 // A request that is larger than the capacity counts as the whole capacity: it passes, alone. The one whose turn it is waits
 // until it fits, and nobody overtakes it, so that large ones are not starved by small ones.
 //
 // # Invariants
 //
-// The units in use are never more than the capacity. While somebody waits and fits, somebody is let in.
+// The units in use are never more than the capacity. While there is room for the one whose turn it is, it is let in.
 //
 // # Concurrency
 //

@@ -5,6 +5,7 @@ import (
 	"container/list"
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,8 @@ var ErrRefused = errors.New("fairness: too many requests")
 type Config struct {
 	Name     string         // what metrics call it
 	Capacity int64          // units at once
+	Open     int64          // units that are given to anybody who fits; above, callers are identified. 0: Capacity
+	Share    int64          // units that one identity may have at once above Open; a single request may pass it. 0: no bound
 	Weights  map[string]int // of identities; 1 for those that are not named
 	MaxQueue int            // requests of one identity that may wait
 	MaxWait  time.Duration  // how long one may wait
@@ -47,8 +50,10 @@ type flow struct {
 	weight float64
 	start  float64 // virtual time at which the next request begins
 	queue  list.List
-	inside int // requests that waited and are in now
-	index  int // in ready, -1: nobody waits
+	inside int   // requests that waited and are in now
+	held   int64 // units that they have
+	index  int   // in ready, -1: nobody waits, or it is parked
+	parked bool  // somebody waits, but the flow has its share already
 }
 
 // waiter is a request that waits.
@@ -68,6 +73,12 @@ func New(cfg Config) *Lane {
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = clock.Real
+	}
+	if cfg.Open == 0 {
+		cfg.Open = cfg.Capacity
+	}
+	if cfg.Share == 0 {
+		cfg.Share = math.MaxInt64
 	}
 	l := &Lane{cfg: cfg, flows: make(map[string]*flow)}
 	l.metrics = cfg.Metrics.lane(l)
@@ -90,7 +101,7 @@ func (l *Lane) Try(cost int64) (Ticket, bool) {
 		return Ticket{}, true
 	}
 	cost = min(cost, l.cfg.Capacity)
-	if l.waiting.Load() > 0 || !l.take(cost) {
+	if l.waiting.Load() > 0 || !l.take(cost, l.cfg.Open) {
 		return Ticket{}, false
 	}
 	return Ticket{lane: l, cost: cost}, true
@@ -143,7 +154,9 @@ func (t Ticket) Leave(more int64) {
 	if f := t.flow; f != nil {
 		f.inside--
 		l.busy--
+		f.held -= t.cost
 		f.start += float64(more) / f.weight
+		l.unpark(f)
 		if f.index >= 0 {
 			heap.Fix(&l.ready, f.index)
 		}
@@ -152,8 +165,25 @@ func (t Ticket) Leave(more int64) {
 	l.forget()
 }
 
-// Return returns units without a Ticket: of one whose part is returned elsewhere.
-func (l *Lane) Return(cost int64) { Ticket{lane: l, cost: min(cost, l.Capacity())}.Leave(0) }
+// Shrink returns what is above cost, for a request that turned out to need less.
+func (t Ticket) Shrink(cost int64) Ticket {
+	l := t.lane
+	if l == nil || cost >= t.cost {
+		return t
+	}
+	l.give(t.cost - cost)
+	if t.flow != nil || l.waiting.Load() > 0 {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if t.flow != nil {
+			t.flow.held -= t.cost - cost
+			l.unpark(t.flow)
+		}
+		l.dispatch()
+	}
+	t.cost = cost
+	return t
+}
 
 // Capacity is how many units there are; 0: no bound.
 func (l *Lane) Capacity() int64 {
@@ -173,13 +203,20 @@ func (l *Lane) Waiting() int64 { return l.waiting.Load() }
 func (l *Lane) Identities() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.ready)
+	n := len(l.ready)
+	for _, f := range l.flows {
+		if f.parked {
+			n++
+		}
+	}
+	return n
 }
 
-func (l *Lane) take(cost int64) bool {
+// take takes units, if no more than most are in use then.
+func (l *Lane) take(cost, most int64) bool {
 	for {
 		used := l.used.Load()
-		if used+cost > l.cfg.Capacity {
+		if used+cost > most {
 			return false
 		}
 		if l.used.CompareAndSwap(used, used+cost) {
@@ -208,9 +245,8 @@ func (l *Lane) enqueue(identity string, w *waiter) *list.Element {
 	}
 	w.flow = f
 	place := f.queue.PushBack(w)
-	if f.index < 0 {
-		f.start = max(f.start, l.now)
-		heap.Push(&l.ready, f)
+	if f.index < 0 && !f.parked {
+		l.compete(f)
 	}
 	l.waiting.Add(1) // before the look at what is free: whoever returns units later sees it
 	l.dispatch()
@@ -235,8 +271,31 @@ func (l *Lane) leaveQueue(w *waiter, place *list.Element) bool {
 func (l *Lane) remove(f *flow, place *list.Element) {
 	f.queue.Remove(place)
 	l.waiting.Add(-1)
-	if f.queue.Len() == 0 {
+	switch {
+	case f.queue.Len() > 0:
+	case f.parked:
+		f.parked = false
+	default:
 		heap.Remove(&l.ready, f.index)
+	}
+}
+
+// compete puts a flow among those that have somebody to let in.
+func (l *Lane) compete(f *flow) {
+	f.start = max(f.start, l.now)
+	heap.Push(&l.ready, f)
+}
+
+// park takes a flow from among them until it has returned some of what it has.
+func (l *Lane) park(f *flow) {
+	heap.Remove(&l.ready, f.index)
+	f.parked = true
+}
+
+func (l *Lane) unpark(f *flow) {
+	if f.parked {
+		f.parked = false
+		l.compete(f)
 	}
 }
 
@@ -246,12 +305,17 @@ func (l *Lane) dispatch() {
 		f := l.ready[0]
 		place := f.queue.Front()
 		w := place.Value.(*waiter)
-		if !l.take(w.cost) {
+		if f.held > 0 && f.held+w.cost > l.cfg.Share {
+			l.park(f)
+			continue
+		}
+		if !l.take(w.cost, l.cfg.Capacity) {
 			return
 		}
 		l.now = max(l.now, f.start)
 		f.start += float64(w.cost) / f.weight
 		f.inside++
+		f.held += w.cost
 		l.busy++
 		l.remove(f, place)
 		if f.index >= 0 {
@@ -274,7 +338,7 @@ func (l *Lane) forget() {
 			return
 		}
 		for name, f := range l.flows {
-			if f.index < 0 && f.inside == 0 && (debtors || f.start <= l.now) {
+			if f.index < 0 && f.inside == 0 && !f.parked && (debtors || f.start <= l.now) {
 				delete(l.flows, name)
 			}
 		}

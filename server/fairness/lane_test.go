@@ -136,6 +136,32 @@ func TestGivingUp(t *testing.T) {
 	})
 }
 
+func TestShareOfOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cr := newCrowd(Config{Capacity: 20, Open: 4, Share: 8, MaxQueue: 100, MaxWait: time.Hour})
+		for _, a := range []asked{{"", "open", 4}, {"a", "a1", 5}, {"a", "a2", 5}, {"a", "a3", 1}, {"b", "b1", 100}, {"b", "b2", 1}, {"c", "c1", 3}} {
+			cr.arrive(t.Context(), a.identity, a.name, a.cost)
+		}
+		require.Equal(t, []string{"open", "a1"}, cr.in, "a has its share; b waits for room")
+		require.Equal(t, 3, cr.lane.Identities())
+		cr.leave("open", 0)
+		require.Equal(t, []string{"open", "a1"}, cr.in, "all of it")
+		cr.leave("a1", 0)
+		require.ElementsMatch(t, []string{"open", "a1", "b1"}, cr.in)
+		require.EqualValues(t, 20, cr.lane.Used())
+		cr.held["b1"] = cr.held["b1"].Shrink(10)
+		synctest.Wait()
+		require.ElementsMatch(t, []string{"open", "a1", "b1", "a2", "c1", "a3"}, cr.in, "b has more than its share")
+		cr.leave("b1", 0)
+		require.Contains(t, cr.in, "b2")
+		for _, name := range []string{"a2", "a3", "b2", "c1"} {
+			cr.leave(name, 0)
+		}
+		require.Zero(t, cr.lane.Used())
+		require.Empty(t, cr.lane.flows)
+	})
+}
+
 func TestWithoutBounds(t *testing.T) {
 	l := New(Config{})
 	require.Nil(t, l)

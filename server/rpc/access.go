@@ -73,6 +73,12 @@ func (a *Access) caller(ctx context.Context) (caller, error) {
 	return caller{}, nil
 }
 
+// User is the name of who calls, "" if it is not known.
+func (a *Access) User(ctx context.Context) string {
+	c, _ := a.caller(ctx)
+	return c.User
+}
+
 // holder finds out whose a token is. The revision is read before the token: who loses it meanwhile is one of the past.
 func (a *Access) holder(ctx context.Context, now *auth.Snapshot, token string) (auth.Identity, error) {
 	id, ok := a.Tokens.Lookup(token, now.Revision())

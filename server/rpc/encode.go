@@ -28,23 +28,39 @@ type encodedRange struct {
 // MarshalWire is WireMarshaler.
 func (e *encodedRange) MarshalWire() (mem.BufferSlice, error) { return e.data, nil }
 
-// encodeRange copies the reply, whose bytes are the reader's, into a buffer that lives on.
-func encodeRange(h *pb.ResponseHeader, r *apply.RangeReply) (*encodedRange, error) {
-	header, err := proto.Marshal(h)
-	if err != nil {
-		return nil, err
+// rangeInStream is the field of etcdserverpb.RangeStreamResponse that holds the part.
+const rangeInStream = 1
+
+// encodeRange copies the reply, whose bytes are the reader's, into a buffer that lives on. Without a header it is a part of a
+// stream that others follow; streamed: it goes on a stream. errNoRoom.
+func encodeRange(h *pb.ResponseHeader, r *apply.RangeReply, streamed bool, room *room) (*encodedRange, error) {
+	var header []byte
+	var err error
+	if h != nil {
+		if header, err = proto.Marshal(h); err != nil {
+			return nil, err
+		}
 	}
 	kvs := r.KVs
 	if r.KeysOnly {
 		kvs = withoutValues(kvs)
 	}
-	size := protowire.SizeTag(rangeHeader) + protowire.SizeBytes(len(header)) + 2 + 11
-	for _, kv := range kvs {
-		size += 1 + protowire.SizeBytes(len(kv))
+	inner := sizeOfRange(header, kvs, r)
+	size := inner
+	if streamed {
+		size = protowire.SizeTag(rangeInStream) + protowire.SizeBytes(inner)
 	}
-	pool := mem.DefaultBufferPool()
-	buf := pool.Get(size)
-	b := protowire.AppendBytes(protowire.AppendTag((*buf)[:0], rangeHeader, protowire.BytesType), header)
+	if err := room.take(size); err != nil {
+		return nil, err
+	}
+	buf := room.buffer(size)
+	b := (*buf)[:0]
+	if streamed {
+		b = protowire.AppendVarint(protowire.AppendTag(b, rangeInStream, protowire.BytesType), uint64(inner))
+	}
+	if header != nil {
+		b = protowire.AppendBytes(protowire.AppendTag(b, rangeHeader, protowire.BytesType), header)
+	}
 	for _, kv := range kvs {
 		b = protowire.AppendBytes(protowire.AppendTag(b, rangeKVs, protowire.BytesType), kv)
 	}
@@ -55,7 +71,25 @@ func encodeRange(h *pb.ResponseHeader, r *apply.RangeReply) (*encodedRange, erro
 		b = protowire.AppendVarint(protowire.AppendTag(b, rangeCount, protowire.VarintType), uint64(r.Count))
 	}
 	*buf = b
-	return &encodedRange{mem.BufferSlice{mem.NewBuffer(buf, pool)}, r.Count, len(b)}, nil
+	return &encodedRange{room.wrap(buf), r.Count, len(b)}, nil
+}
+
+// sizeOfRange is the size of a RangeResponse in bytes.
+func sizeOfRange(header []byte, kvs []mvcc.KV, r *apply.RangeReply) int {
+	size := 0
+	if header != nil {
+		size = protowire.SizeTag(rangeHeader) + protowire.SizeBytes(len(header))
+	}
+	for _, kv := range kvs {
+		size += protowire.SizeTag(rangeKVs) + protowire.SizeBytes(len(kv))
+	}
+	if r.More {
+		size += protowire.SizeTag(rangeMore) + 1
+	}
+	if r.Count != 0 {
+		size += protowire.SizeTag(rangeCount) + protowire.SizeVarint(uint64(r.Count))
+	}
+	return size
 }
 
 func withoutValues(kvs []mvcc.KV) []mvcc.KV {

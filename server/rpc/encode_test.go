@@ -46,7 +46,7 @@ func TestEncodedRange(t *testing.T) {
 			}
 			want.Kvs = append(want.Kvs, kv)
 		}
-		enc, err := encodeRange(h, reply)
+		enc, err := encodeRange(h, reply, false, &room{})
 		require.NoError(t, err)
 		requireWire(t, want, enc)
 	}
@@ -97,7 +97,8 @@ func TestEncodedWatch(t *testing.T) {
 		}
 		enc, err := newWatchEncoder(h, r, func(key []byte, _ int64) []byte { return stored(prevs[string(key)]) })
 		require.NoError(t, err)
-		msg, more := enc.next(0)
+		msg, more, err := enc.next(0)
+		require.NoError(t, err)
 		require.False(t, more)
 		requireWire(t, want, msg)
 	}
@@ -118,7 +119,8 @@ func TestFragments(t *testing.T) {
 		events := 0
 		for more := true; more; {
 			var msg *encodedWatch
-			msg, more = enc.next(limit)
+			msg, more, err = enc.next(limit)
+			require.NoError(t, err)
 			got := &pb.WatchResponse{}
 			require.NoError(t, proto.Unmarshal(msg.data.Materialize(), got))
 			require.Equal(t, more, got.Fragment)

@@ -25,6 +25,7 @@ type KVConfig struct {
 	Space           *SpaceGuard
 	Metrics         *apply.Metrics
 	Shares          Shares
+	Budget          *Budget
 	MaxTxnOps       int
 	MaxRequestBytes int
 	// Commit makes everything published durable in the backend; a physical compaction ends with it.
@@ -40,32 +41,40 @@ type KV struct {
 // NewKV makes the KV service.
 func NewKV(cfg KVConfig) *KV { return &KV{cfg: cfg} }
 
-// Register registers the service with handlers of our own for the range requests: their responses are spliced from stored
-// bytes.
+// Register registers the service with handlers of our own for those methods whose responses may be large: they are encoded
+// when there is room for them, ranges from stored bytes.
 func (s *KV) Register(g *grpc.Server) {
 	desc := pb.KV_ServiceDesc
 	desc.Methods = append([]grpc.MethodDesc(nil), desc.Methods...)
 	for i := range desc.Methods {
-		if desc.Methods[i].MethodName == "Range" {
-			desc.Methods[i].Handler = handleRange
+		switch m := &desc.Methods[i]; m.MethodName {
+		case "Range":
+			m.Handler = handle(pb.KV_Range_FullMethodName, (*KV).rangeEncoded)
+		case "Put":
+			m.Handler = handle(pb.KV_Put_FullMethodName, (*KV).putEncoded)
+		case "DeleteRange":
+			m.Handler = handle(pb.KV_DeleteRange_FullMethodName, (*KV).deleteRangeEncoded)
+		case "Txn":
+			m.Handler = handle(pb.KV_Txn_FullMethodName, (*KV).txnEncoded)
 		}
 	}
 	g.RegisterService(&desc, s)
 }
 
-func handleRange(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-	in := new(pb.RangeRequest)
-	if err := dec(in); err != nil {
-		return nil, err
+// handle makes a handler of a method whose response need not be a message.
+func handle[Q any](method string, call func(s *KV, ctx context.Context, r *Q) (any, error)) grpc.MethodHandler {
+	return func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+		in := new(Q)
+		if err := dec(in); err != nil {
+			return nil, err
+		}
+		s := srv.(*KV)
+		if interceptor == nil {
+			return call(s, ctx, in)
+		}
+		info := &grpc.UnaryServerInfo{Server: srv, FullMethod: method}
+		return interceptor(ctx, in, info, func(ctx context.Context, req any) (any, error) { return call(s, ctx, req.(*Q)) })
 	}
-	s := srv.(*KV)
-	if interceptor == nil {
-		return s.rangeEncoded(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{Server: srv, FullMethod: pb.KV_Range_FullMethodName}
-	return interceptor(ctx, in, info, func(ctx context.Context, req any) (any, error) {
-		return s.rangeEncoded(ctx, req.(*pb.RangeRequest))
-	})
 }
 
 // Range answers with a message, for callers in this process; gRPC clients are served by rangeEncoded.
@@ -81,10 +90,12 @@ func (s *KV) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, 
 
 func (s *KV) rangeEncoded(ctx context.Context, r *pb.RangeRequest) (any, error) {
 	var resp *encodedRange
-	err := s.read(ctx, r, func(reply *apply.RangeReply) (err error) {
+	room := room{budget: s.cfg.Budget}
+	defer room.drop()
+	err := s.readWithin(ctx, r, &room, func(reply *apply.RangeReply) (err error) {
 		h := &pb.ResponseHeader{Revision: reply.Rev}
 		s.cfg.Header.FillIDs(h)
-		resp, err = encodeRange(h, reply)
+		resp, err = encodeRange(h, reply, false, &room)
 		return err
 	})
 	if err != nil {
@@ -93,7 +104,38 @@ func (s *KV) rangeEncoded(ctx context.Context, r *pb.RangeRequest) (any, error) 
 	return resp, nil
 }
 
+func (s *KV) putEncoded(ctx context.Context, r *pb.PutRequest) (any, error) {
+	resp, err := s.Put(ctx, r)
+	if err != nil || resp.PrevKv == nil {
+		return resp, err
+	}
+	return s.cfg.Budget.encode(ctx, s.cfg.Access.User, resp)
+}
+
+func (s *KV) deleteRangeEncoded(ctx context.Context, r *pb.DeleteRangeRequest) (any, error) {
+	resp, err := s.DeleteRange(ctx, r)
+	if err != nil || len(resp.PrevKvs) == 0 {
+		return resp, err
+	}
+	return s.cfg.Budget.encode(ctx, s.cfg.Access.User, resp)
+}
+
+func (s *KV) txnEncoded(ctx context.Context, r *pb.TxnRequest) (any, error) {
+	resp, err := s.Txn(ctx, r)
+	if err != nil {
+		return resp, err
+	}
+	return s.cfg.Budget.encode(ctx, s.cfg.Access.User, resp)
+}
+
+// read reads a range; use gets what was found.
 func (s *KV) read(ctx context.Context, r *pb.RangeRequest, use func(*apply.RangeReply) error) error {
+	return s.readWithin(ctx, r, &room{}, use)
+}
+
+// readWithin is read, where use may find that there is no room for its response: then what was read is dropped, and read again
+// when there is room, so that who waits holds nothing.
+func (s *KV) readWithin(ctx context.Context, r *pb.RangeRequest, room *room, use func(*apply.RangeReply) error) error {
 	if err := checkRange(r); err != nil {
 		return err
 	}
@@ -104,6 +146,11 @@ func (s *KV) read(ctx context.Context, r *pb.RangeRequest, use func(*apply.Range
 		return s.cfg.Errors.GRPC(err)
 	}
 	reply, err := s.readShare(ctx, &reading, r, use)
+	for err == errNoRoom {
+		if err = room.wait(ctx, reading.id.User); err == nil {
+			reply, err = s.readShare(ctx, &reading, r, use)
+		}
+	}
 	s.cfg.Metrics.RangeDone(start, r, reply, err)
 	return s.cfg.Errors.GRPC(err)
 }
@@ -208,69 +255,80 @@ type chunker struct {
 	rev    int64 // header revision: the current one when the stream began
 }
 
-// next sends a chunk. Neither the read nor a place is held while the client takes it.
+// next sends a chunk. Neither the read nor a place is held while the client takes it, or while there is no room for it.
 func (c *chunker) next() (done bool, err error) {
-	out, done, err := c.read()
+	room := room{budget: c.kv.cfg.Budget}
+	defer room.drop()
+	out, done, err := c.read(&room)
+	for err == errNoRoom {
+		if err = room.wait(c.stream.Context(), c.user); err == nil {
+			out, done, err = c.read(&room)
+		}
+	}
 	if err != nil {
 		return false, err
 	}
-	return done, c.stream.Send(&pb.RangeStreamResponse{RangeResponse: out})
+	return done, c.stream.SendMsg(out)
 }
 
-// read makes a chunk, and moves on behind it.
-func (c *chunker) read() (out *pb.RangeResponse, done bool, err error) {
+// read makes a chunk, and moves on behind it. errNoRoom.
+func (c *chunker) read(room *room) (out *encodedRange, done bool, err error) {
 	place, err := enter(c.stream.Context(), c.kv.cfg.Shares.Reads, c.user)
 	if err != nil {
 		return nil, false, err
 	}
-	var reply *apply.RangeReply
-	defer func() {
-		if reply != nil {
-			leave(place, reply.KVs)
-			return
-		}
-		place.Leave(0)
-	}()
+	var kvs []mvcc.KV
+	defer func() { leave(place, kvs) }()
 	txn := c.kv.cfg.Store.Read()
 	defer txn.Close()
 	c.r.Limit = c.size
-	if reply, err = c.kv.cfg.Metrics.Range(txn, c.r); err != nil {
+	reply, err := c.kv.cfg.Metrics.Range(txn, c.r)
+	if err != nil {
 		return nil, false, err
 	}
+	kvs = reply.KVs
 	if c.rev == 0 {
 		c.rev = reply.Rev
 		if c.r.Revision == 0 {
 			c.r.Revision = c.rev
 		}
 	}
-	n := int64(len(reply.KVs))
-	c.sent += n
-	c.left -= n
-	msg := reply.Message()
-	out = &pb.RangeResponse{Kvs: msg.Kvs}
-	bytesSent := 0
-	for _, kv := range reply.KVs {
-		bytesSent += len(kv)
-	}
+	n := int64(len(kvs))
 	var next []byte
 	if reply.More {
-		next = append(bytes.Clone(reply.KVs[n-1].Parse().Key), 0)
+		next = append(bytes.Clone(kvs[n-1].Parse().Key), 0)
 	}
-	if done = !reply.More || c.left <= 0; done {
-		out.Header = &pb.ResponseHeader{Revision: c.rev}
-		c.kv.cfg.Header.FillIDs(out.Header)
-		out.More, out.Count = reply.More, c.sent
+	part := &apply.RangeReply{KVs: kvs, KeysOnly: reply.KeysOnly}
+	var header *pb.ResponseHeader
+	if done = !reply.More || n >= c.left; done {
+		header = &pb.ResponseHeader{Revision: c.rev}
+		c.kv.cfg.Header.FillIDs(header)
+		part.More, part.Count = reply.More, c.sent+n
 		if reply.More {
 			rest, err := txn.Range(next, c.r.RangeEnd, mvcc.RangeOptions{Rev: c.r.Revision, CountOnly: true})
 			if err != nil {
 				return nil, false, err
 			}
-			out.Count += rest.Count
+			part.Count += rest.Count
 		}
 	}
+	if out, err = encodeRange(header, part, true, room); err != nil {
+		return nil, false, err
+	}
+	c.advance(kvs, next)
+	return out, done, nil
+}
+
+// advance moves on behind what was read.
+func (c *chunker) advance(kvs []mvcc.KV, next []byte) {
+	bytesSent := 0
+	for _, kv := range kvs {
+		bytesSent += len(kv)
+	}
+	c.sent += int64(len(kvs))
+	c.left -= int64(len(kvs))
 	c.r.Key = next
 	c.size = min(nextChunk(c.size, bytesSent, c.kv.cfg.MaxRequestBytes), c.left)
-	return out, done, nil
 }
 
 // nextChunk doubles or halves the number of keys in a chunk until chunks are near the target size in bytes.

@@ -48,6 +48,8 @@ type MaintenanceConfig struct {
 	Gate           ReadGate
 	MoveLeader     func(ctx context.Context, target uint64) error
 	Logger         *zap.Logger
+	Budget         *Budget
+	User           func(ctx context.Context) string // who calls
 }
 
 // Maintenance is etcdserverpb.Maintenance.
@@ -136,8 +138,18 @@ func (s *Maintenance) HashKV(_ context.Context, r *pb.HashKVRequest) (*pb.HashKV
 // snapshotChunk is the size of a piece of a snapshot on the stream, in bytes.
 const snapshotChunk = 32 << 10
 
+// snapshotBytes is how much of a snapshot is under way: gRPC takes 64 KiB before the client does.
+const snapshotBytes = 3 * snapshotChunk
+
 // Snapshot streams the database file, and after it its SHA-256.
 func (s *Maintenance) Snapshot(_ *pb.SnapshotRequest, stream pb.Maintenance_SnapshotServer) error {
+	room := room{budget: s.cfg.Budget}
+	defer room.drop()
+	if room.take(snapshotBytes) != nil {
+		if err := room.wait(stream.Context(), s.cfg.User(stream.Context())); err != nil {
+			return err
+		}
+	}
 	snap, err := s.cfg.Backend().Snapshot()
 	if err != nil {
 		return s.cfg.Errors.GRPC(err)

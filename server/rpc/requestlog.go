@@ -69,6 +69,9 @@ func describe(req, resp any) description {
 	case *pb.TxnRequest:
 		d = description{0, 0, 0, 0, pb.NewLoggableTxnRequest(r).String()}
 	}
+	if e, ok := resp.(*encodedMessage); ok {
+		resp = e.Message
+	}
 	switch r := resp.(type) {
 	case *encodedRange:
 		if r != nil {

@@ -24,6 +24,7 @@ type WatchConfig struct {
 	ProgressInterval time.Duration // between progress responses of watches that want them
 	Clock            clock.Clock
 	Metrics          *Metrics
+	Budget           *Budget
 }
 
 // WatchService is etcdserverpb.Watch.
@@ -164,6 +165,15 @@ func (s *WatchService) send(ctx context.Context, stream pb.Watch_WatchServer, ws
 	}
 }
 
+// wait waits for room for a response, for as long as that takes: the watch is only a cursor meanwhile.
+func (s *WatchService) wait(ctx context.Context, r *room) error {
+	for {
+		if err := r.wait(ctx, s.cfg.Access.User(ctx)); err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
 func (s *WatchService) respond(stream pb.Watch_WatchServer, r *watch.Response) error {
 	h := &pb.ResponseHeader{Revision: r.Rev}
 	s.cfg.Header.FillIDs(h)
@@ -171,13 +181,22 @@ func (s *WatchService) respond(stream pb.Watch_WatchServer, r *watch.Response) e
 	if err != nil {
 		return err
 	}
+	enc.room.budget = s.cfg.Budget
+	defer enc.room.drop()
 	limit := 0
 	if r.Fragment {
 		limit = s.cfg.MaxResponseBytes
 	}
 	for more := true; more; {
 		var msg *encodedWatch
-		msg, more = enc.next(limit)
+		if msg, more, err = enc.next(limit); err == errNoRoom {
+			if err = s.wait(stream.Context(), &enc.room); err == nil {
+				continue
+			}
+		}
+		if err != nil {
+			return err
+		}
 		if err := stream.SendMsg(msg); err != nil {
 			s.cfg.Metrics.failed(stream.Context(), "send", "watch", err)
 			return err

@@ -31,6 +31,7 @@ type watchEncoder struct {
 	head   []byte // everything but events
 	events []*eventlog.Event
 	prev   [][]byte // of the events, if they are wanted
+	room   room     // for the next part
 }
 
 // newWatchEncoder encodes what is not events. prev looks a key up as of a revision.
@@ -66,7 +67,8 @@ func (e *watchEncoder) size(i int) int {
 }
 
 // next encodes as many events as stay below limit (0: all), at least one, and says whether more follow.
-func (e *watchEncoder) next(limit int) (msg *encodedWatch, more bool) {
+// errNoRoom: it is to be called again when room has waited.
+func (e *watchEncoder) next(limit int) (msg *encodedWatch, more bool, err error) {
 	size, n := len(e.head), 0
 	for n < len(e.events) {
 		grown := size + 1 + protowire.SizeBytes(e.size(n))
@@ -76,8 +78,10 @@ func (e *watchEncoder) next(limit int) (msg *encodedWatch, more bool) {
 		size, n = grown, n+1
 	}
 	more = n < len(e.events)
-	pool := mem.DefaultBufferPool()
-	buf := pool.Get(size + 2)
+	if err := e.room.take(size + 2); err != nil {
+		return nil, true, err
+	}
+	buf := e.room.buffer(size + 2)
 	b := append((*buf)[:0], e.head...)
 	if more {
 		b = protowire.AppendVarint(protowire.AppendTag(b, watchFragment, protowire.VarintType), 1)
@@ -90,7 +94,7 @@ func (e *watchEncoder) next(limit int) (msg *encodedWatch, more bool) {
 	if e.prev != nil {
 		e.prev = e.prev[n:]
 	}
-	return &encodedWatch{mem.BufferSlice{mem.NewBuffer(buf, pool)}}, more
+	return &encodedWatch{e.room.wrap(buf)}, more, nil
 }
 
 func (e *watchEncoder) append(b []byte, i int) []byte {
