@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/pflag"
 	"golang.org/x/crypto/bcrypt"
 )
 
@@ -40,6 +41,7 @@ type Config struct {
 	Security  Security
 	idle      []string // keys of the file that make no difference
 	outdated  []string // what is to be said of flags that were set
+	parsed    *pflag.FlagSet
 }
 
 // Listen is where the member listens and what it tells others.

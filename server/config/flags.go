@@ -41,6 +41,7 @@ func Parse(args, environ []string) (*Config, error) {
 	}
 	c.Bootstrap.clusterSet = fs.Changed("initial-cluster")
 	c.noteDeprecated(fs)
+	c.parsed = fs
 	c.complete()
 	return c, c.Validate()
 }

@@ -94,16 +94,22 @@ func TestIdle(t *testing.T) {
 }
 
 func TestSettings(t *testing.T) {
-	c, err := Parse([]string{"--snapshot-catchup-entries=1000", "--v2-deprecation=gone", "--discovery-user=u:p", "--initial-cluster=", "--discovery-token=t",
-		"--discovery-endpoints=a,b", "--pre-vote=false", "--heartbeat-interval=20"}, nil)
+	args := []string{"--snapshot-catchup-entries=1000", "--v2-deprecation=gone", "--discovery-user=u:p", "--initial-cluster=", "--discovery-token=t",
+		"--discovery-endpoints=a,b", "--pre-vote=false", "--heartbeat-interval=20",
+		"--auto-tls", "--peer-auto-tls"}
+	c, err := Parse(args, nil)
+	require.NoError(t, err)
+	again, err := Parse(args, nil)
 	require.NoError(t, err)
 	got := map[string]any{}
 	c.Settings(func(name string, value any) { got[name] = value })
+	c.parsed, again.parsed = nil, nil
+	require.Equal(t, again, c, "it is as it was")
 	require.NotContains(t, got, "discovery-user")
 	require.NotContains(t, got, "discovery-password")
 	for name, want := range map[string]any{
 		"snapshot-catchup-entries": int64(1000), "v2-deprecation": "write-only", "discovery-endpoints": []string{"a", "b"}, "pre-vote": false,
-		"heartbeat-interval": int64(20), "quota-backend-bytes": int64(0), "log-outputs": []string{"default"}, "listen-metrics-urls": []string{},
+		"heartbeat-interval": int64(20), "quota-backend-bytes": int64(0), "auto-tls": true, "log-outputs": []string{"default"}, "listen-metrics-urls": []string{},
 	} {
 		require.Equal(t, want, got[name], "--%s", name)
 	}

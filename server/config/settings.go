@@ -11,10 +11,12 @@ import (
 var secret = map[string]bool{"discovery-user": true, "discovery-password": true}
 
 // Settings calls yield with the name of each flag and its value, in the flags' order: an int64, a bool, a []string, or the text that
-// the flag would take. Secrets are left out.
+// the flag would take. Secrets are left out. There are none in a configuration that was not parsed.
 func (c *Config) Settings(yield func(name string, value any)) {
-	fs, _ := c.flags()
-	fs.VisitAll(func(f *pflag.Flag) {
+	if c.parsed == nil {
+		return
+	}
+	c.parsed.VisitAll(func(f *pflag.Flag) {
 		if !secret[f.Name] && f.Name != "config-file" {
 			yield(f.Name, typed(f.Value))
 		}
