@@ -96,7 +96,7 @@ func registerServices(g *grpc.Server, cfg *config.Config, m *member, wire *rpc.M
 	errs := rpc.NewTranslator()
 	space := &rpc.SpaceGuard{MemberID: m.boot.MemberID, Quota: m.quota, Proposer: m.proposer}
 	shares, budget := m.newShares(reg), m.newBudget(reg)
-	authorized := rpc.Authorized{Proposer: m.proposer, Access: m.access, Lane: shares.Writes}
+	authorized := rpc.Authorized{Proposer: m.proposer, Access: m.access, Lane: shares.Writes, Prefixes: m.newPrefixes(reg)}
 	kv := rpc.NewKV(rpc.KVConfig{
 		Header: header, Errors: errs, Proposer: authorized, Access: m.access, Gate: m.gate, Store: m.state.Store, Leases: m.state.Leases, Space: space,
 		MaxTxnOps: int(cfg.Limits.MaxTxnOps), MaxRequestBytes: int(cfg.Limits.MaxRequestBytes),

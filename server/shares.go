@@ -10,6 +10,7 @@ import (
 
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/fairness"
+	"github.com/keelson-io/keelson/server/prefixquota"
 	"github.com/keelson-io/keelson/server/rpc"
 )
 
@@ -70,4 +71,17 @@ func controlGroup() string {
 		}
 	}
 	return ""
+}
+
+// newPrefixes makes the quotas of prefixes; nil if there are none.
+func (m *member) newPrefixes(reg prometheus.Registerer) *prefixquota.Book {
+	quotas := make([]prefixquota.Quota, len(m.cfg.Limits.Prefixes))
+	for i, q := range m.cfg.Limits.Prefixes {
+		quotas[i] = prefixquota.Quota{Prefix: q.Prefix, Bytes: q.Bytes, Keys: q.Keys}
+	}
+	b := prefixquota.New(quotas, m.state.Store)
+	if b != nil {
+		reg.MustRegister(b.Collector())
+	}
+	return b
 }

@@ -105,6 +105,7 @@ type Limits struct {
 	KeepAliveInterval    time.Duration
 	KeepAliveTimeout     time.Duration
 	Fair                 Fair
+	Prefixes             []PrefixQuota
 	ResponseBytes        int64 // of responses under way; 0: no bound, negative: a quarter of the memory
 }
 

@@ -145,6 +145,7 @@ func (c *Config) limitFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&l.KeepAliveInterval, "grpc-keepalive-interval", l.KeepAliveInterval, "Interval of the server's pings to a client (0: none).")
 	fs.DurationVar(&l.KeepAliveTimeout, "grpc-keepalive-timeout", l.KeepAliveTimeout, "How long an unanswered ping keeps a connection open.")
 	l.Fair.flags(fs)
+	fs.Var(prefixQuotas{&l.Prefixes}, "prefix-quota", "Bound on the keys under a prefix, such as /app1/=100MiB,10000keys. May be given several times.")
 	fs.Var(byteSize{&l.ResponseBytes}, "response-bytes-budget", "Bytes of responses that may be encoded and not yet written: a size such as 512MiB, auto (a quarter of the memory), or 0 for no bound.")
 }
 

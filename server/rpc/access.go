@@ -18,6 +18,7 @@ import (
 	"github.com/keelson-io/keelson/server/apply"
 	"github.com/keelson-io/keelson/server/auth"
 	"github.com/keelson-io/keelson/server/fairness"
+	"github.com/keelson-io/keelson/server/prefixquota"
 )
 
 // Tokens finds out who holds a token.
@@ -270,11 +271,13 @@ func (a *Access) authorize(ctx context.Context, r *pb.InternalRaftRequest) error
 	return now.Permit(c.Identity, a.Leases, r)
 }
 
-// Authorized is a Proposer that lets a command pass if its caller may make it, and when it is the caller's turn.
+// Authorized is a Proposer that lets a command pass if its caller may make it, when it is the caller's turn, and if the quotas of
+// prefixes have room for it.
 type Authorized struct {
 	Proposer
-	Access *Access
-	Lane   *fairness.Lane
+	Access   *Access
+	Lane     *fairness.Lane
+	Prefixes *prefixquota.Book
 }
 
 // Do is Proposer.
@@ -287,5 +290,10 @@ func (p Authorized) Do(ctx context.Context, r *pb.InternalRaftRequest) (apply.Re
 		return apply.Result{}, err
 	}
 	defer place.Leave(0)
+	reserved, err := p.Prefixes.Reserve(r)
+	if err != nil {
+		return apply.Result{}, err
+	}
+	defer reserved.Release()
 	return p.Proposer.Do(ctx, r)
 }

@@ -52,7 +52,7 @@ type AuthService struct {
 // NewAuth makes the Auth service.
 func NewAuth(cfg AuthConfig) *AuthService {
 	return &AuthService{
-		cfg: cfg, own: Authorized{cfg.Proposer, cfg.Access, cfg.Shares.Writes}, logins: newLogins(cfg.Clock, cfg.Tokens.TTL()),
+		cfg: cfg, own: Authorized{Proposer: cfg.Proposer, Access: cfg.Access, Lane: cfg.Shares.Writes}, logins: newLogins(cfg.Clock, cfg.Tokens.TTL()),
 	}
 }
 

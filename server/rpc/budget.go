@@ -123,6 +123,14 @@ type encodedMessage struct {
 	data mem.BufferSlice
 }
 
+// messageOf is the message in a response that is encoded already, or the response itself.
+func messageOf(resp any) any {
+	if e, ok := resp.(*encodedMessage); ok {
+		return e.Message
+	}
+	return resp
+}
+
 // MarshalWire is WireMarshaler.
 func (e *encodedMessage) MarshalWire() (mem.BufferSlice, error) { return e.data, nil }
 

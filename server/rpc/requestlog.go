@@ -31,7 +31,7 @@ func (l *RequestLog) Unary(ctx context.Context, req any, info *grpc.UnaryServerI
 	end := l.Clock.Now()
 	took := end.Sub(start)
 	call.End(status.Code(err), took)
-	l.Traffic.used(end, req, resp, err)
+	l.Traffic.used(end, req, messageOf(resp), err)
 	write := l.Logger.Debug
 	if !l.Logger.Core().Enabled(zap.DebugLevel) {
 		if took <= l.Slow {
@@ -69,10 +69,7 @@ func describe(req, resp any) description {
 	case *pb.TxnRequest:
 		d = description{0, 0, 0, 0, pb.NewLoggableTxnRequest(r).String()}
 	}
-	if e, ok := resp.(*encodedMessage); ok {
-		resp = e.Message
-	}
-	switch r := resp.(type) {
+	switch r := messageOf(resp).(type) {
 	case *encodedRange:
 		if r != nil {
 			d.answered, d.answeredBytes = r.count, r.size
