@@ -120,7 +120,7 @@ func (c *ctl) root() *cobra.Command {
 		}
 	}
 	grouped(groupKV, c.get(), c.put(), c.del(), c.txn(), c.compaction(), c.watch(), c.lease())
-	grouped(groupMaintenance, c.member(), c.endpoint(), c.alarm(), c.defrag(), c.snapshot(), c.moveLeader(), c.downgrade())
+	grouped(groupMaintenance, c.member(), c.endpoint(), c.alarm(), c.defrag(), c.snapshot(), c.moveLeader(), c.downgrade(), c.top(), c.doctor())
 	grouped(groupConcurrency, c.lock(), c.elect())
 	grouped(groupUsers, c.auth(), c.user(), c.role())
 	grouped(groupUtility, c.makeMirror(), c.check())

@@ -26,9 +26,13 @@ type Big struct {
 // looks is how many keys name candidates.
 const looks = 512
 
+// small is what is not worth telling, as the part of all bytes that it is.
+const small = 200
+
 // Biggest returns the prefixes with the most bytes, at most n. It finds all that have at least 1/100 of the bytes.
 func Biggest(row Row, n int) []Big {
 	var all []Big
+	_, total := row.Weigh("", nil)
 	for _, prefix := range candidates(row) {
 		b := Big{Prefix: prefix, Key: isKey([]byte(prefix))}
 		to := after(prefix)
@@ -36,8 +40,9 @@ func Biggest(row Row, n int) []Big {
 			next := prefix + "\x00"
 			to = &next
 		}
-		b.Keys, b.Bytes = row.Weigh(prefix, to)
-		all = append(all, b)
+		if b.Keys, b.Bytes = row.Weigh(prefix, to); b.Bytes*small >= total {
+			all = append(all, b)
+		}
 	}
 	slices.SortFunc(all, func(a, b Big) int { return strings.Compare(a.Prefix, b.Prefix) })
 	all = distinct(all, func(b *Big) string { return b.Prefix }, func(b *Big) float64 { return float64(b.Bytes) })
