@@ -204,19 +204,23 @@ func (s *Store) compactStep(be *backend.Backend, from string, rev int64) (next s
 	var dropped []index.Stamp
 	type change struct{ old, new *index.Entry }
 	var changes []change
-	visited := 0
+	visited, last := 0, ""
 	s.tree.Root().AscendStale(from, func(e *index.Entry) bool {
 		if visited++; visited > maxVisited || len(dropped) >= s.cfg.CompactionBatchLimit {
 			next, more = e.Key, true
 			return false
 		}
 		before := len(dropped)
+		last = e.Key
 		var c *index.Entry
 		if c, dropped = e.Compact(rev, dropped); len(dropped) > before {
 			changes = append(changes, change{e, c})
 		}
 		return true
 	})
+	if !more && len(dropped) >= s.cfg.CompactionBatchLimit {
+		next, more = last+"\x00", true // the rest comes before the end, so that this can be interrupted, too
+	}
 	for _, c := range changes {
 		if c.new == nil {
 			s.tree.Remove(c.old.Key)

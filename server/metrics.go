@@ -18,6 +18,7 @@ import (
 // registerMetrics registers what no part of the member owns. Names are etcd's.
 func registerMetrics(reg prometheus.Registerer, cfg *config.Config, m *member) {
 	showGates(reg, cfg.Features.Gates)
+	registerZeros(reg)
 	for _, why := range cfg.Idle() {
 		m.env.Logger.Info("a setting makes no difference", zap.String("setting", why))
 	}
@@ -50,6 +51,33 @@ func registerMetrics(reg prometheus.Registerer, cfg *config.Config, m *member) {
 		fixed("go_version", "Which Go version server is running with. 1 for 'server_go_version' label with current version.", "server_go_version", runtime.Version()),
 	)
 }
+
+// registerZeros registers what a member of etcd shows of parts that do nothing in it: the store of version 2, and the proxy, which is
+// another process. Dashboards and tests of etcd expect them.
+func registerZeros(reg prometheus.Registerer) {
+	for _, z := range []struct {
+		namespace, subsystem, name, help string
+		kind                             prometheus.ValueType
+	}{
+		{"etcd_debugging", "store", "expires_total", "Total number of expired keys.", prometheus.CounterValue},
+		{"etcd_debugging", "store", "watch_requests_total", "Total number of incoming watch requests (new or reestablished).", prometheus.CounterValue},
+		{"etcd_debugging", "store", "watchers", "Count of currently active watchers.", prometheus.GaugeValue},
+		{"etcd", "grpc_proxy", "watchers_coalescing_total", "Total number of current watchers coalescing", prometheus.GaugeValue},
+		{"etcd", "grpc_proxy", "events_coalescing_total", "Total number of events coalescing", prometheus.CounterValue},
+		{"etcd", "grpc_proxy", "cache_keys_total", "Total number of keys/ranges cached", prometheus.GaugeValue},
+		{"etcd", "grpc_proxy", "cache_hits_total", "Total number of cache hits", prometheus.GaugeValue},
+		{"etcd", "grpc_proxy", "cache_misses_total", "Total number of cache misses", prometheus.GaugeValue},
+	} {
+		desc := prometheus.NewDesc(prometheus.BuildFQName(z.namespace, z.subsystem, z.name), z.help, nil, nil)
+		reg.MustRegister(zero{prometheus.MustNewConstMetric(desc, z.kind, 0)})
+	}
+}
+
+// zero is a metric that stays what it is.
+type zero struct{ prometheus.Metric }
+
+func (z zero) Describe(ch chan<- *prometheus.Desc) { ch <- z.Desc() }
+func (z zero) Collect(ch chan<- prometheus.Metric) { ch <- z.Metric }
 
 // usedFiles is how many files the process has open; NaN if that cannot be found out.
 func usedFiles() float64 {

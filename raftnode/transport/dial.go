@@ -78,11 +78,42 @@ func OverTLS(dial Dial, config func() *tls.Config) Dial {
 	}
 }
 
+// WithSockets makes rt also take URLs of the schemes unix and unixs: HTTP over the unix socket whose path is the host and port. dial is
+// given the network "unix"; tls is as for OverTLS, nil where none is spoken. It returns the client of these connections.
+func WithSockets(rt *http.Transport, dial Dial, tls func() *tls.Config) *http.Transport {
+	over := rt.Clone()
+	over.Proxy = nil
+	over.DialContext = func(ctx context.Context, _, addr string) (net.Conn, error) { return dial(ctx, "unix", addr) }
+	if tls != nil {
+		over.DialTLSContext = OverTLS(over.DialContext, tls)
+	}
+	rt.RegisterProtocol("unix", socket{over, "http"})
+	rt.RegisterProtocol("unixs", socket{over, "https"})
+	return over
+}
+
+// socket sends requests under another scheme.
+type socket struct {
+	*http.Transport
+	scheme string
+}
+
+func (s socket) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.URL.Scheme = s.scheme
+	return s.Transport.RoundTrip(r)
+}
+
 // roundTripper returns a client for connections with these timeouts.
 func (t *Transport) roundTripper(read, write, header time.Duration, idle int) *http.Transport {
 	dialer := &net.Dialer{Timeout: t.cfg.DialTimeout, KeepAlive: 30 * time.Second, LocalAddr: t.cfg.Source}
+	local := &net.Dialer{Timeout: t.cfg.DialTimeout}
 	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
-		c, err := dialer.DialContext(ctx, network, addr)
+		by := dialer
+		if network == "unix" {
+			by = local // without an address of its own
+		}
+		c, err := by.DialContext(ctx, network, addr)
 		if err != nil {
 			return nil, err
 		}
@@ -103,5 +134,6 @@ func (t *Transport) roundTripper(read, write, header time.Duration, idle int) *h
 		rt.DialTLSContext = OverTLS(dial, t.cfg.TLS)
 		rt.TLSClientConfig = t.cfg.TLS() // for connections through a proxy
 	}
+	t.clients = append(t.clients, rt, WithSockets(rt, dial, t.cfg.TLS))
 	return rt
 }

@@ -20,6 +20,7 @@ type Transport struct {
 	metrics *metrics
 
 	streamClient, postClient, snapshotClient *http.Transport
+	clients                                  []*http.Transport // all of them, also those for sockets
 
 	ctx     context.Context // ends when the transport stops
 	cancel  context.CancelFunc
@@ -255,7 +256,7 @@ func (t *Transport) Stop() {
 	t.cancel()
 	stopAll(gone)
 	t.handlers.Wait()
-	for _, c := range []*http.Transport{t.streamClient, t.postClient, t.snapshotClient} {
+	for _, c := range t.clients {
 		c.CloseIdleConnections()
 	}
 }

@@ -160,6 +160,32 @@ func TestSource(t *testing.T) {
 	a.tr.RemovePeer(2)
 }
 
+// TestSockets has members that meet at sockets in the working directory, as in etcd.
+func TestSockets(t *testing.T) {
+	t.Chdir(t.TempDir())
+	at := func(id int) string { return fmt.Sprintf("m%d:1", id) }
+	var ms []*member
+	for id := 1; id <= 2; id++ {
+		m := newMember(t, uint64(id), func(c *Config) {
+			c.LocalURLs = []string{"unix://" + at(id)}
+			c.Source = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}
+		})
+		l, err := net.Listen("unix", at(id))
+		require.NoError(t, err)
+		m.stopServer()
+		m.listen(l)
+		ms = append(ms, m)
+	}
+	ms[0].tr.AddPeer(2, []string{"unix://" + at(2)})
+	ms[1].tr.AddPeer(1, []string{"unix://" + at(1)})
+	ms[0].awaitStreams(2)
+	ms[1].awaitStreams(1)
+	ms[0].tr.Send([]*raftpb.Message{message(raftpb.MsgHeartbeat, 1, 2)})
+	requireEqual(t, message(raftpb.MsgHeartbeat, 1, 2), ms[1].awaitMessages(1)[0])
+	_, err := parseURLs([]string{"unix:///tmp/socket"})
+	require.Error(t, err)
+}
+
 // TestReconnectAfterServerRestart closes only the listening side of b: its messages take the pipeline until a can open
 // streams again.
 func TestReconnectAfterServerRestart(t *testing.T) {

@@ -10,7 +10,8 @@ import (
 	"sync"
 )
 
-// parseURLs parses peer URLs, which name scheme and host:port and nothing else.
+// parseURLs parses peer URLs, which name scheme and host:port and nothing else. That of a unix socket names a file host:port in the
+// working directory, as in etcd.
 func parseURLs(raw []string) ([]*url.URL, error) {
 	if len(raw) == 0 {
 		return nil, errors.New("transport: no peer URLs")
@@ -21,8 +22,10 @@ func parseURLs(raw []string) ([]*url.URL, error) {
 		if err != nil {
 			return nil, fmt.Errorf("transport: peer URL: %w", err)
 		}
-		if u.Scheme != "http" && u.Scheme != "https" {
-			return nil, fmt.Errorf("transport: peer URL %q: the scheme must be http or https", s)
+		switch u.Scheme {
+		case "http", "https", "unix", "unixs":
+		default:
+			return nil, fmt.Errorf("transport: peer URL %q: the scheme must be http, https, unix or unixs", s)
 		}
 		if _, _, err := net.SplitHostPort(u.Host); err != nil {
 			return nil, fmt.Errorf("transport: peer URL %q: %w", s, err)

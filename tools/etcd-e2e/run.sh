@@ -84,9 +84,9 @@ results() {
 
 # suite COMBINATION SUITE: each test in a process of its own, so that one that hangs or panics takes no other with it.
 suite() {
-	local work=$out/work/$1 logs=$out/$1/$2 test try log
+	local work=$out/work/$1-$2 logs=$out/$1/$2 test try log
+	rm -rf "$work"
 	mkdir -p "$work" "$logs"
-	rm -rf "${work:?}/$2" "$work/fixtures"
 	cp -r "$source/fixtures" "$source/$2" "$work/"
 	chmod -R u+w "$work"
 	cd "$work/$2"
