@@ -23,9 +23,7 @@ import (
 
 // otherMetrics are those of etcd's that a member does not have, by the beginnings of their names, and why.
 var otherMetrics = map[string]string{
-	"etcd_debugging_store_reads":  "of the store of version 2: with labels",
-	"etcd_debugging_store_writes": "of the store of version 2: with labels",
-	"go_":                         "of the Go runtime: the two programs may be built with different ones",
+	"go_": "of the Go runtime: the two programs may be built with different ones",
 }
 
 // family is what dashboards and alerts depend on.
