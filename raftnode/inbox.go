@@ -32,6 +32,7 @@ type mail struct {
 type proposal struct {
 	entry *raftpb.Entry
 	tick  uint64       // when it came; set by the loop
+	term  uint64       // only for this member as the leader of a term; 0: of anybody
 	reply chan<- error // for membership changes; nil otherwise, capacity 1
 }
 

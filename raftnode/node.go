@@ -146,6 +146,12 @@ func (n *Node) Propose(data []byte) error {
 	return n.inbox.propose(proposal{entry: &raftpb.Entry{Data: data}}, n.cfg.Limits.MaxPendingBytes)
 }
 
+// ProposeIn is Propose for what only the leader of a term may decide: data is dropped, silently, unless this member leads in
+// that term when the loop takes it. It is never handed to another leader.
+func (n *Node) ProposeIn(term uint64, data []byte) error {
+	return n.inbox.propose(proposal{entry: &raftpb.Entry{Data: data}, term: term}, n.cfg.Limits.MaxPendingBytes)
+}
+
 // ProposeConfChange proposes a membership change and waits until the leader here has taken it or it is on its way to the
 // leader elsewhere; as with Propose it may still be lost. Errors: ErrConfChangeRefused, ErrNoLeader (none appeared in time),
 // ErrQueueFull, ErrStopped, ctx's.

@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"errors"
+	"slices"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -11,6 +12,7 @@ import (
 // propQueue holds proposals in the loop until a leader takes them.
 type propQueue struct {
 	waiting     []proposal
+	termed      int    // of them, for a term
 	uncommitted uint64 // bytes of entries that this leader has appended and not yet applied
 	hold        bool   // raft refused; wait for the next tick or change of role
 }
@@ -18,6 +20,9 @@ type propQueue struct {
 func (q *propQueue) add(ps []proposal, tick uint64) {
 	for _, p := range ps {
 		p.tick = tick
+		if p.term != 0 {
+			q.termed++
+		}
 		q.waiting = append(q.waiting, p)
 	}
 }
@@ -61,6 +66,7 @@ func (q *propQueue) batch(maxBytes uint64) int {
 // raft takes none (leadership is being handed over), they wait: a refused message has left no trace, so it can be repeated.
 func (c *core) propose() {
 	q := &c.props
+	c.dropOutdated()
 	var bytes uint64
 	k := 0
 	for k < len(q.waiting) && c.lead != raft.None && !q.hold {
@@ -88,7 +94,34 @@ func (c *core) propose() {
 	}
 }
 
+// dropOutdated removes the proposals that were for another term of this member's.
+func (c *core) dropOutdated() {
+	q := &c.props
+	if q.termed == 0 {
+		return
+	}
+	now := c.raft.BasicStatus() // raft may have stepped down in this turn, which c.state does not tell yet
+	var bytes uint64
+	dropped := 0
+	q.waiting = slices.DeleteFunc(q.waiting, func(p proposal) bool {
+		if p.term == 0 || now.RaftState == raft.StateLeader && now.GetTerm() == p.term {
+			return false
+		}
+		bytes += entryBytes(p.entry)
+		dropped++
+		return true
+	})
+	q.termed -= dropped
+	c.n.metrics.dropped.Add(float64(dropped))
+	c.n.inbox.proposed(bytes)
+}
+
 func (q *propQueue) remove(k int) {
+	for _, p := range q.waiting[:k] {
+		if p.term != 0 {
+			q.termed--
+		}
+	}
 	n := copy(q.waiting, q.waiting[k:])
 	clear(q.waiting[n:])
 	q.waiting = q.waiting[:n]

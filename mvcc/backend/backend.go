@@ -18,8 +18,9 @@ import (
 
 // Errors of this package.
 var (
-	ErrInUse  = errors.New("backend: the file is in use by another process")
-	ErrClosed = errors.New("backend: closed")
+	ErrInUse   = errors.New("backend: the file is in use by another process")
+	ErrClosed  = errors.New("backend: closed")
+	ErrRetired = errors.New("backend: another file takes the place of this one")
 )
 
 // Config says how to open a backend. Zero values mean the default named beside them.
@@ -105,6 +106,7 @@ type Backend struct {
 	db      *bbolt.DB  // changed under fileMu
 	mapped  int64      // bytes of its memory map
 	journal *journal   // of a rewriting under way
+	retired bool       // the path belongs to another file
 
 	kick    chan struct{} // there is something to flush
 	hurry   chan struct{} // do not wait for the interval
@@ -283,6 +285,14 @@ func (b *Backend) SizeInUse() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.metrics.inUse.Load() + b.bytes
+}
+
+// Retire gives the path up to another file, which is renamed to it afterwards: from now on the file is not rewritten any
+// more, since the copy would take the place of the other file. Everything else goes on until Close.
+func (b *Backend) Retire() {
+	b.fileMu.Lock()
+	defer b.fileMu.Unlock()
+	b.retired = true
 }
 
 // Close flushes what was published and closes the file. It waits for the views that are held.

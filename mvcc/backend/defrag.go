@@ -43,12 +43,16 @@ var ErrDefragmenting = errors.New("backend: defragmentation is already under way
 
 // Defrag writes the file anew without its free pages. Reads and writes go on: the copy is made from a transaction, then
 // catches up in rounds with what was flushed meanwhile, and only the last, short round holds off flushes. Whenever it
-// stops, either the old file or the complete new one is in place.
+// stops, either the old file or the complete new one is in place. ErrDefragmenting, ErrRetired, ctx's error.
 func (b *Backend) Defrag(ctx context.Context) error {
 	b.fileMu.Lock()
-	if b.journal != nil {
+	switch {
+	case b.journal != nil:
 		b.fileMu.Unlock()
 		return ErrDefragmenting
+	case b.retired:
+		b.fileMu.Unlock()
+		return ErrRetired
 	}
 	tx, err := b.flushedTx()
 	mine := &journal{}
@@ -122,6 +126,9 @@ var errSuperseded = errors.New("backend: superseded")
 
 // rewriteNow is Defrag for a caller that holds fileMu and wants a larger memory map.
 func (b *Backend) rewriteNow() error {
+	if b.retired {
+		return ErrRetired
+	}
 	b.journal = nil // supersedes the one under way
 	tx, err := b.db.Begin(false)
 	if err != nil {
@@ -139,6 +146,9 @@ func (b *Backend) rewriteNow() error {
 
 // install puts a complete copy in the place of the file.
 func (b *Backend) install(dst *fileCopy) error {
+	if b.retired {
+		return ErrRetired
+	}
 	dst.db.NoSync, dst.db.NoGrowSync = b.cfg.NoSync, b.cfg.NoSync
 	if err := dst.db.Sync(); err != nil {
 		return err

@@ -2,7 +2,7 @@
 // own, a new cluster to found, or a running one to join.
 //
 //	log exists   --initial-cluster-state   start from
-//	yes          (ignored)                 the data directory
+//	yes          (ignored)                 the data directory; a log in which nothing was ever decided counts as none
 //	no           new                       a new cluster, unless its members know this one already; its members are configured,
 //	                                       or found by SRV records or a discovery service
 //	no           existing                  the running cluster, asked for its members
@@ -68,6 +68,7 @@ type Result struct {
 	Peers     []raft.Peer          // of a new cluster
 	Remotes   []*membership.Member // of a running cluster that is joined
 	HadLog    bool
+	unused    *identity // of a log that is there, and in which nothing was ever decided
 }
 
 // Close releases what Run opened.
@@ -94,10 +95,15 @@ func Run(ctx context.Context, cfg *config.Config, env Env) (_ *Result, err error
 		if cfg.Bootstrap.Discovery.ByService() {
 			env.Logger.Warn("discovery token is ignored since cluster already initialized; valid logs are found", zap.String("wal-dir", cfg.WALPath()))
 		}
-		if err := r.restart(cfg, env); err != nil {
+		if err = r.restart(cfg, env); err != nil {
 			return nil, err
 		}
-		return r, r.defragment(ctx, cfg, env.Logger)
+		if r.Recovered.HardState != nil {
+			return r, r.defragment(ctx, cfg, env.Logger)
+		}
+		if err = r.startOver(env); err != nil {
+			return nil, err
+		}
 	}
 	if r.Members, r.MemberID, r.Remotes, err = newcomer(ctx, cfg, env); err != nil {
 		return nil, err
@@ -156,7 +162,7 @@ func OpenBackend(cfg *config.Config, env Env) (*backend.Backend, error) {
 
 func makeDirs(cfg *config.Config, env Env) error {
 	for _, dir := range []string{cfg.DataDir, cfg.MemberDir(), cfg.SnapDir()} {
-		if err := env.FS.MkdirAll(dir, 0o700); err != nil {
+		if err := makeDir(env.FS, filepath.Clean(dir)); err != nil {
 			return fmt.Errorf("data directory: %w", err)
 		}
 	}
@@ -166,6 +172,26 @@ func makeDirs(cfg *config.Config, env Env) error {
 		return fmt.Errorf("cannot write to the data directory: %w", err)
 	}
 	return errors.Join(f.Close(), env.FS.Remove(probe))
+}
+
+// makeDir makes a directory, and those above it, so that a power cut does not take them away with all that is in them.
+func makeDir(fs vfs.FS, dir string) error {
+	if vfs.Exists(fs, dir) {
+		return fs.MkdirAll(dir, 0o700) // or says what else is there
+	}
+	parent := filepath.Dir(dir)
+	if parent != dir {
+		if err := makeDir(fs, parent); err != nil {
+			return err
+		}
+	}
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := fs.SyncDir(parent); err != nil && !errors.Is(err, os.ErrPermission) { // it may be writable only
+		return err
+	}
+	return nil
 }
 
 // restart starts from the data directory.
@@ -210,7 +236,53 @@ func (r *Result) restart(cfg *config.Config, env Env) (err error) {
 	if cfg.Unsafe.ForceNewCluster {
 		return r.forceNewCluster(env.Logger)
 	}
+	return r.checkEnd(env.Logger)
+}
+
+// checkEnd refuses a database that is ahead of the log if no other member can send what the log has lost: new entries would take
+// the numbers of lost ones, and count as executed already.
+func (r *Result) checkEnd(lg *zap.Logger) error {
+	applied, _ := r.Backend.ConsistentIndex()
+	last := r.Recovered.Snapshot.GetMetadata().GetIndex() + uint64(len(r.Recovered.Entries))
+	if applied <= last {
+		return nil
+	}
+	lg.Warn("the database is ahead of the log, whose end is lost", zap.Uint64("applied-index", applied), zap.Uint64("last-index", last))
+	if voters := r.Members.VotingMembers(); len(voters) == 1 && voters[0].ID == r.MemberID {
+		return fmt.Errorf("the database holds the effects of entry %d, but the log ends at entry %d: its end is lost (was fsync off, or are the files "+
+			"of different times?); restore the member from a snapshot of this database (etcdutl snapshot restore --skip-hash-check)", applied, last)
+	}
 	return nil
+}
+
+// startOver is for a member that was stopped after it had created its log and before the first entries of the cluster were in
+// it. It has promised nothing to anybody, knows no members, and begins again with the files that are there.
+func (r *Result) startOver(env Env) error {
+	env.Logger.Warn("nothing was ever decided in the log: the member was stopped while it started for the first time, and starts again",
+		zap.String("local-member-id", hex(r.MemberID)))
+	r.unused = &identity{member: r.MemberID, cluster: r.Members.ClusterID()}
+	r.HadLog, r.Recovered = false, raftnode.Recovered{}
+	return r.Backend.Close()
+}
+
+// identity is what the metadata of a log says.
+type identity struct{ member, cluster uint64 }
+
+// openLog creates the log, or goes on with one that was never used.
+func (r *Result) openLog(cfg *config.Config, env Env) (err error) {
+	if r.unused != nil {
+		if now := (identity{r.MemberID, r.Members.ClusterID()}); *r.unused != now {
+			return fmt.Errorf("the log in %s, in which nothing was ever decided, was created for member %s of cluster %s, and this is member %s of cluster %s: "+
+				"remove the data directory, or start with the flags of then", cfg.WALPath(), hex(r.unused.member), hex(r.unused.cluster), hex(now.member), hex(now.cluster))
+		}
+		return nil
+	}
+	meta, err := proto.Marshal(&pb.Metadata{NodeID: proto.Uint64(r.MemberID), ClusterID: proto.Uint64(r.Members.ClusterID())})
+	if err != nil {
+		return err
+	}
+	r.Log, err = wal.Create(env.FS, cfg.WALPath(), meta, logOptions(cfg, env))
+	return err
 }
 
 // openState opens the backend. If the log says that a newer snapshot was received, its database is put in place first.
@@ -342,14 +414,12 @@ func (r *Result) begin(cfg *config.Config, env Env) (err error) {
 	if r.Backend, err = OpenBackend(cfg, env); err != nil {
 		return err
 	}
-	if r.Snapshots, err = snap.Open(env.FS, cfg.SnapDir(), snapOptions(env)); err != nil {
-		return err
+	if r.Snapshots == nil { // it also makes sure that the database is there when the log is
+		if r.Snapshots, err = snap.Open(env.FS, cfg.SnapDir(), snapOptions(env)); err != nil {
+			return err
+		}
 	}
-	meta, err := proto.Marshal(&pb.Metadata{NodeID: proto.Uint64(r.MemberID), ClusterID: proto.Uint64(r.Members.ClusterID())})
-	if err != nil {
-		return err
-	}
-	if r.Log, err = wal.Create(env.FS, cfg.WALPath(), meta, logOptions(cfg, env)); err != nil {
+	if err := r.openLog(cfg, env); err != nil {
 		return err
 	}
 	if !cfg.Bootstrap.Existing {

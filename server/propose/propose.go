@@ -39,6 +39,8 @@ const (
 // Log is the consensus loop as the proposer sees it.
 type Log interface {
 	Propose(data []byte) error
+	// ProposeIn is Propose for a command that only the leader of a term may give; elsewhere it gets lost.
+	ProposeIn(term uint64, data []byte) error
 	Committed() uint64
 	Applied() uint64
 }
@@ -113,6 +115,16 @@ func (p *Proposer) Metrics() *apply.Metrics { return p.cfg.Metrics }
 // Do proposes a command and waits until it has been applied and published. The error says that the outcome is unknown or
 // that the command was not proposed; the command's own error is in the result. It takes ownership of r.
 func (p *Proposer) Do(ctx context.Context, r *pb.InternalRaftRequest) (apply.Result, error) {
+	return p.do(ctx, r, p.cfg.Log.Propose)
+}
+
+// DoIn is Do for a command that this member may only give as the leader of a term. If it is not, the command is not executed,
+// and DoIn returns when ctx or the time is over.
+func (p *Proposer) DoIn(ctx context.Context, term uint64, r *pb.InternalRaftRequest) (apply.Result, error) {
+	return p.do(ctx, r, func(data []byte) error { return p.cfg.Log.ProposeIn(term, data) })
+}
+
+func (p *Proposer) do(ctx context.Context, r *pb.InternalRaftRequest, propose func(data []byte) error) (apply.Result, error) {
 	applied := p.cfg.Log.Applied() // before the other: it must not overtake it
 	gap := p.cfg.Log.Committed() - applied
 	if gap > maxGap && (r.LeaseRevoke == nil || gap > maxPriorityGap) {
@@ -135,7 +147,7 @@ func (p *Proposer) Do(ctx context.Context, r *pb.InternalRaftRequest) (apply.Res
 	p.pending.Add(1)
 	defer p.pending.Add(-1)
 	kind := apply.KindOf(r) // now: r belongs to the applier afterwards
-	if err := p.cfg.Log.Propose(data); err != nil {
+	if err := propose(data); err != nil {
 		p.failed.Add(1)
 		p.Take(id)
 		p.cfg.Metrics.Requested(kind, w.start, err)

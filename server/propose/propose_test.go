@@ -33,6 +33,8 @@ func (l *log) Propose(data []byte) error {
 	return l.err
 }
 
+func (l *log) ProposeIn(_ uint64, data []byte) error { return l.Propose(data) }
+
 func (l *log) Committed() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()

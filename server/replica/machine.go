@@ -277,6 +277,7 @@ func (m *Machine) OpenDB() (db io.ReadCloser, size int64, data []byte, err error
 // Restore replaces the whole state by that of a snapshot from the leader, whose database file has been received.
 func (m *Machine) Restore(snap *raftpb.Snapshot) error {
 	meta := snap.GetMetadata()
+	m.cfg.State.Backend().Retire() // a defragmentation under way must not put its copy in the place of what was received
 	be, err := m.cfg.OpenSnapshot(meta.GetIndex())
 	if err != nil {
 		return fmt.Errorf("opening the database of snapshot %d: %w", meta.GetIndex(), err)

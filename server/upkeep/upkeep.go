@@ -10,6 +10,7 @@ package upkeep
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -28,10 +29,13 @@ import (
 // Proposer runs a command through the log.
 type Proposer interface {
 	Do(ctx context.Context, r *pb.InternalRaftRequest) (apply.Result, error)
+	// DoIn is Do for what this member may only command as the leader of a term.
+	DoIn(ctx context.Context, term uint64, r *pb.InternalRaftRequest) (apply.Result, error)
 }
 
 // Raft is the consensus node as duties use it.
 type Raft interface {
+	Term() uint64
 	IsLeader() bool
 	FirstCommitInTerm() <-chan struct{}
 	LeaderChanged() <-chan struct{}
@@ -145,16 +149,30 @@ func (u *Upkeep) CheckpointLeases(ctx context.Context) error {
 	}
 }
 
-// revoke ends a batch of leases. What fails is offered again by the table.
+// revoke ends a batch of leases. What fails is offered again by the table. That they have expired is this member's word as the
+// leader of its term: another leader may have renewed them, so it does not count once there is one.
 func (u *Upkeep) revoke(ctx context.Context, batch []lease.ID) {
+	term, changed := u.cfg.Raft.Term(), u.cfg.Raft.LeaderChanged() // before the table is asked
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-changed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	var g errgroup.Group
 	g.SetLimit(maxRevokes)
 	for _, id := range u.cfg.Leases.StillExpired(batch) {
 		g.Go(func() error {
-			return u.propose(ctx, &pb.InternalRaftRequest{
+			ctx, cancel := context.WithTimeout(ctx, u.cfg.Timeout)
+			defer cancel()
+			res, err := u.cfg.Proposer.DoIn(ctx, term, &pb.InternalRaftRequest{
 				Header:      &pb.RequestHeader{Username: auth.Root, AuthRevision: u.cfg.Auth.Load().Revision()},
 				LeaseRevoke: &pb.LeaseRevokeRequest{ID: int64(id)},
 			})
+			return errors.Join(err, res.Err)
 		})
 	}
 	if err := g.Wait(); err != nil && ctx.Err() == nil {

@@ -15,9 +15,9 @@ import (
 	"github.com/keelson-io/keelson/internal/vfs"
 )
 
-// TestCrash cuts the power before every operation of Save and SaveDB, and fails it: a file is there whole, or not at all, and
-// it is there once the call has succeeded.
-func TestCrash(t *testing.T) {
+// TestEtcd22401Crash cuts the power before every operation of Save and SaveDB, and fails it: a file is there whole, or not at all,
+// and it is there once the call has succeeded. etcd did not sync the directory. See docs/contributing/regressions.md.
+func TestEtcd22401Crash(t *testing.T) {
 	broken := errors.New("broken")
 	for n := 1; ; n++ {
 		mem := vfs.NewMem()
