@@ -6,7 +6,7 @@ GOTEST    = $(GO) test -tags $(TAGS) -timeout 15m
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 # The release that `keelson kubectl version` tells is that of the module it is built from.
 KUBERNETES = $(shell $(GO) list -m -f '{{.Version}}' k8s.io/kubectl | sed s/v0/v1/)
-LDFLAGS   = -X main.gitVersion=$(VERSION) -X k8s.io/component-base/version.gitVersion=$(KUBERNETES)
+LDFLAGS   = $(STRIP) -X main.gitVersion=$(VERSION) -X k8s.io/component-base/version.gitVersion=$(KUBERNETES)
 
 # Everything is compiled with these, programs and tests of all modules: what one build has compiled serves the next.
 export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS) $(if $(findstring -trimpath,$(shell $(GO) env GOFLAGS)),,-trimpath))
@@ -23,7 +23,7 @@ STATIC    = $(if $(findstring /,$(shell $(firstword $(CC)) -print-file-name=libs
 SHIM     := orchestrator/node/shim/program/keelson-shim
 
 .DEFAULT_GOAL := help
-.PHONY: help build up cluster test race stress bench fuzz lint peers etcd36 etcd-e2e generate cross clean
+.PHONY: help build up cluster test race stress bench fuzz lint release peers etcd36 etcd-e2e generate cross clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -109,8 +109,12 @@ generate: ## regenerate api/*.pb.go (needs protoc and protoc-gen-{go,go-grpc,grp
 			--grpc-gateway_out=. --grpc-gateway_opt=module=github.com/keelson-io/keelson,grpc_api_configuration=api/$${s%/*}/gateway.yaml \
 			api/$$s.proto || exit 1; done
 
+PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+release: ## archives of static binaries with checksums and SBOMs for PLATFORMS into dist/
+	MAKE="$(MAKE)" packaging/release.sh $(VERSION) dist $(PLATFORMS)
+
 cross: ## build for every supported platform
-	@for p in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64; do echo $$p; \
+	@for p in $(PLATFORMS); do echo $$p; \
 		CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -o /dev/null ./cmd/keelson || exit 1; done
 
 clean: ## remove what was built (not ./data)

@@ -42,6 +42,7 @@ var rules = []rule{
 	{"orchestrator/cluster", []string{""}, "the cluster composes everything"},
 	{"sim", []string{""}, "simulation composes everything"},
 	{"cmd", []string{""}, "the binary composes everything"},
+	{"packaging", []string{"server", "internal"}, "what is packaged is tried as a member"},
 	{"examples", nil, "what users copy stands alone"},
 }
 
