@@ -54,6 +54,7 @@ race: build peers ## run all tests under the race detector
 
 stress: build peers etcd36 ## longer runs: kill -9 loops, linearizability under faults, rolling replacement (about 15 minutes)
 	KEELSON_STRESS=1 $(GO) test -tags $(TAGS) -timeout 60m -count=1 -run 'Stress' $(PKGS)
+	cd peers && KEELSON_STRESS=1 $(GO) test -tags $(PURE) -timeout 30m -count=1 -run 'Stress' ./...
 
 bench: build peers ## compare with the real etcd, side by side; writes bin/compare.md
 	$(BIN)/keelson bench compare --etcd $(BIN)/peers/etcd --out $(BIN)/compare.md

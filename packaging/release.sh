@@ -10,14 +10,14 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 make=${MAKE:-make}
 
-(cd tools/sbom && go build -o "$work/cyclonedx-gomod" github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod)
+(cd tools/sbom && go build -o "$work/sbom" .)
 rm -f "$dist"/keelson-* "$dist/SHA256SUMS"
 for platform in "$@"; do
 	name=keelson-$version-${platform%/*}-${platform#*/}
 	mkdir -p "$work/$name"
 	GOOS=${platform%/*} GOARCH=${platform#*/} $make --no-print-directory build BIN="$work/$name" VERSION="$version" STRIP='-s -w'
 	cp -r LICENSE README.md CHANGELOG.md packaging/config packaging/systemd packaging/certificates.sh "$work/$name/"
-	"$work/cyclonedx-gomod" bin -json -noserial -version "$version" -output "$dist/$name.cdx.json" "$work/$name/keelson"
+	"$work/sbom" "$version" "$work/$name/keelson" >"$dist/$name.cdx.json"
 	tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" --mode=go-w -C "$work" -c "$name" | gzip -n -9 >"$dist/$name.tar.gz"
 	rm -rf "${work:?}/$name"
 done
