@@ -23,7 +23,7 @@ STATIC    = $(if $(findstring /,$(shell $(firstword $(CC)) -print-file-name=libs
 SHIM     := orchestrator/node/shim/program/keelson-shim
 
 .DEFAULT_GOAL := help
-.PHONY: help build up cluster test race stress bench fuzz lint release peers etcd36 etcd-e2e generate cross clean
+.PHONY: help build up cluster test race stress bench fuzz lint release peers etcd36 previous etcd-e2e generate cross clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,7 +52,7 @@ test: build peers ## run all tests: vet, lint, unit, conformance against the rea
 race: build peers ## run all tests under the race detector
 	$(GO) test -race -tags $(TAGS) -timeout 40m $(PKGS)
 
-stress: build peers etcd36 ## longer runs: kill -9 loops, linearizability under faults, rolling replacement (about 15 minutes)
+stress: build peers etcd36 previous ## longer runs: kill -9 loops, linearizability under faults, rolling replacement (about 15 minutes)
 	KEELSON_STRESS=1 $(GO) test -tags $(TAGS) -timeout 60m -count=1 -run 'Stress' $(PKGS)
 	cd peers && KEELSON_STRESS=1 $(GO) test -tags $(PURE) -timeout 30m -count=1 -run 'Stress' ./...
 
@@ -96,6 +96,13 @@ etcd36: ## build the release of etcd that a cluster can be downgraded to into bi
 
 etcd-e2e: build peers etcd36 ## run etcd's own black-box suites against etcd and against Keelson and compare (hours; docs/etcd-compatibility.md)
 	tools/etcd-e2e/run.sh -o $(BIN)/etcd-e2e
+
+# The last release, or while there is none an earlier commit (the first with users and TLS).
+PREVIOUS ?= $(shell git describe --tags --abbrev=0 2>/dev/null || echo f7edebe)
+previous: ## build an earlier Keelson (PREVIOUS, a commit) into bin/peers, for the long runs
+	@mkdir -p $(BIN)/peers $(BIN)/previous && git archive $(PREVIOUS) | tar -x -C $(BIN)/previous
+	cd $(BIN)/previous && CGO_ENABLED=0 $(GO) build -tags $(PURE) -o ../peers/keelson-previous ./cmd/keelson
+	rm -rf $(BIN)/previous
 
 generate: ## regenerate api/*.pb.go (needs protoc and protoc-gen-{go,go-grpc,grpc-gateway})
 	protoc -I api -I $$($(GO) list -m -f '{{.Dir}}' go.etcd.io/raft/v3) --go_out=. --go_opt=module=github.com/keelson-io/keelson \

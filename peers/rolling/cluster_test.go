@@ -54,6 +54,14 @@ func newCluster(t *testing.T) *cluster {
 	if err != nil {
 		t.Skipf("no certificates: %v %s", err, out)
 	}
+	for _, args := range [][]string{ // tokens that every member can check by itself
+		{"genpkey", "-algorithm", "RSA", "-out", c.pki + "/token.key"}, {"pkey", "-in", c.pki + "/token.key", "-pubout", "-out", c.pki + "/token.pub"},
+	} {
+		out, err := exec.Command("openssl", args...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v %s", err, out)
+		}
+	}
 	for _, name := range []string{"a", "b", "c"} {
 		c.members = append(c.members, &member{name: name, dir: filepath.Join(t.TempDir(), "data"), client: freeURL(t), peer: freeURL(t)})
 	}
@@ -87,7 +95,8 @@ func (c *cluster) start(m *member, p program) {
 		"--listen-peer-urls="+m.peer, "--initial-advertise-peer-urls="+m.peer, "--initial-cluster="+strings.Join(initial, ","),
 		"--cert-file="+pair+".crt", "--key-file="+pair+".key", "--trusted-ca-file="+c.pki+"/ca.crt", "--client-cert-auth",
 		"--peer-cert-file="+pair+".crt", "--peer-key-file="+pair+".key", "--peer-trusted-ca-file="+c.pki+"/ca.crt", "--peer-client-cert-auth",
-		"--snapshot-count=500", "--heartbeat-interval=100", "--election-timeout=1000", "--bcrypt-cost=5")
+		"--snapshot-count=500", "--heartbeat-interval=100", "--election-timeout=1000", "--bcrypt-cost=5",
+		"--auth-token=jwt,sign-method=RS256,ttl=20m,priv-key="+c.pki+"/token.key,pub-key="+c.pki+"/token.pub")
 	log, err := os.OpenFile(m.dir+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(c.t, err)
 	m.cmd, m.program, m.done = exec.Command(p.argv[0], args...), p.name, make(chan struct{})
