@@ -3,6 +3,7 @@
 //   - walpb: records of the write-ahead log
 //   - snappb: the envelope of a snapshot file
 //   - leasepb: lease records in the backend and the member-to-member lease query
+//   - integritypb: the service by which a member gets its data anew
 //   - v3lockpb, v3electionpb: the services of locks and elections, with their JSON gateway (gateway.yaml names the paths)
 //   - insightpb: a look into a member, a service that etcd has not
 //

@@ -153,16 +153,17 @@ func (s *Store) compactNow(be *backend.Backend, q *compactQueue, c compaction) b
 	start := s.cfg.Clock.Now()
 	var hash KVHash
 	hashed := false
-	if c.whole {
+	if c.whole && s.hashes.want(s.cfg.HashCompactions) {
 		if hash, hashed = s.hashCompaction(q, c); q.stopped() {
 			return false
 		}
 	}
 	s.pins.drop(c.rev)
-	removed, ok := s.remove(be, q, c.rev)
+	removed, sum, ok := s.remove(be, q, c.rev)
 	if !ok {
 		return false
 	}
+	s.sums.compacted(c.rev, sum, s.deletionsAt(be, c.rev))
 	if hashed {
 		s.hashes.put(hash)
 	}
@@ -173,31 +174,43 @@ func (s *Store) compactNow(be *backend.Backend, q *compactQueue, c compaction) b
 	return true
 }
 
-// remove removes, in steps with rests, what a compaction lets go; false if it was stopped.
-func (s *Store) remove(be *backend.Backend, q *compactQueue, rev int64) (removed int, ok bool) {
+// remove removes, in steps with rests, what a compaction lets go; false if it was stopped. sum is that of what was removed.
+func (s *Store) remove(be *backend.Backend, q *compactQueue, rev int64) (removed int, sum uint64, ok bool) {
+	s.mu.Lock() // the batch with the compaction has been published when this is got
+	lost := s.lost
+	s.mu.Unlock()
+	if lost {
+		return 0, 0, false
+	}
 	var next string
 	rest := 0
 	for more := true; more; {
-		var n int
-		next, n, more = s.compactStep(be, next, rev)
-		removed, rest = removed+n, rest+n
+		view, open := be.View()
+		if !open {
+			return removed, sum, false
+		}
+		var gone []index.Stamp
+		next, gone, more = s.compactStep(be, next, rev)
+		sum += sumOf(view, gone)
+		view.Release()
+		removed, rest = removed+len(gone), rest+len(gone)
 		if rest < s.cfg.CompactionBatchLimit {
 			runtime.Gosched()
 			if q.stopped() {
-				return removed, false
+				return removed, sum, false
 			}
 			continue
 		}
 		rest = 0
 		if !q.rest(s.cfg.Clock, s.cfg.CompactionSleep) {
-			return removed, false
+			return removed, sum, false
 		}
 	}
-	return removed, true
+	return removed, sum, true
 }
 
-// compactStep compacts some entries from a key on. It returns the key to go on with.
-func (s *Store) compactStep(be *backend.Backend, from string, rev int64) (next string, removed int, more bool) {
+// compactStep compacts some entries from a key on. It returns the key to go on with, and what is being removed from the file.
+func (s *Store) compactStep(be *backend.Backend, from string, rev int64) (next string, gone []index.Stamp, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	start := s.cfg.Clock.Now()
@@ -241,7 +254,35 @@ func (s *Store) compactStep(be *backend.Backend, from string, rev int64) (next s
 		s.publish()
 	}
 	s.metrics.step(len(dropped), indexed.Sub(start), s.cfg.Clock.Now().Sub(start))
-	return next, len(dropped), more
+	return next, dropped, more
+}
+
+// sumOf is the sum of records that a view still holds.
+func sumOf(v backend.View, records []index.Stamp) (sum uint64) {
+	get := v.Getter()
+	for _, r := range records {
+		sum += recordSum(r.Rev(), r.Tombstone(), get.Get(r.Rev(), r.Tombstone()))
+	}
+	return sum
+}
+
+// deletionsAt is the sum of the deletions at one main revision.
+func (s *Store) deletionsAt(be *backend.Backend, rev int64) (sum uint64) {
+	view, ok := be.View()
+	if !ok {
+		return 0
+	}
+	defer view.Release()
+	_ = view.ForEachRev(backend.Rev{Main: rev}, func(r backend.Rev, tombstone bool, kv []byte) error {
+		if r.Main > rev {
+			return errEnough
+		}
+		if tombstone {
+			sum += recordSum(r, true, kv)
+		}
+		return nil
+	})
+	return sum
 }
 
 func metaRev(be *backend.Backend, key []byte) int64 {

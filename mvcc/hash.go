@@ -38,18 +38,22 @@ type KVHash struct {
 
 // HashKV is the hash of the key space up to a revision (0: the current one), equal to etcd's: CRC32-Castagnoli over the
 // keys and values of the bucket of revisions, without what a compaction removes, whether it has been removed yet or not.
-// For the revision of a recent compaction it is the hash that the compaction left, see CompactHashes.
+// For the revision of a recent compaction it is the hash that the compaction left, see CompactHashes, if it left one: it does
+// if Config.HashCompactions says so, or if somebody asked for that of a compaction before it.
 // It also returns the current revision. Errors: ErrCompacted, ErrFutureRev.
 func (s *Store) HashKV(rev int64) (h KVHash, current int64, err error) {
-	if h, ok := s.hashes.at(rev); ok {
-		return h, s.Rev(), nil
-	}
 	t := s.Read()
 	defer t.Close()
 	if t.err != nil {
 		return KVHash{}, 0, t.err
 	}
 	at := t.at
+	if rev > 0 && rev <= at.compactRev {
+		s.hashes.ask()
+	}
+	if h, ok := s.hashes.at(rev); ok {
+		return h, at.rev, nil
+	}
 	switch {
 	case rev > 0 && rev < at.compactRev:
 		return KVHash{}, 0, ErrCompacted
@@ -130,8 +134,31 @@ const maxHashes = 10
 
 // hashes are those of recent compactions, in the order of their revisions.
 type hashes struct {
-	mu   sync.Mutex
-	list []KVHash
+	mu    sync.Mutex
+	list  []KVHash
+	asked int // the next so many compactions are hashed
+}
+
+// askedFor is how many compactions are hashed after somebody, such as a member of etcd, has asked for one: the one that it
+// may ask for next, and one in case that it comes too late.
+const askedFor = 2
+
+// ExpectHashing makes the next compactions leave a hash, as if somebody had asked for one.
+func (s *Store) ExpectHashing() { s.hashes.ask() }
+
+func (h *hashes) ask() {
+	h.mu.Lock()
+	h.asked = askedFor
+	h.mu.Unlock()
+}
+
+// want says whether a compaction is to be hashed.
+func (h *hashes) want(always bool) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	asked := h.asked > 0
+	h.asked = max(0, h.asked-1)
+	return always || asked
 }
 
 func (h *hashes) at(rev int64) (KVHash, bool) {
@@ -160,7 +187,7 @@ func (h *hashes) clear() {
 }
 
 // CompactHashes are the hashes of the latest compactions (at most ten) since the store was opened, in the order of their
-// revisions: each of the key space up to the revision of the compaction, as the compaction before it had left it. All members
+// revisions, those that were hashed (see HashKV): each of the key space up to the revision of the compaction, as the compaction before it had left it. All members
 // compact at the same revisions, so they can be compared at any later time.
 func (s *Store) CompactHashes() []KVHash {
 	s.hashes.mu.Lock()

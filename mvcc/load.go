@@ -27,15 +27,20 @@ func (s *Store) load(be *backend.Backend, attach Attach) error {
 		return ErrClosed
 	}
 	defer view.Release()
-	l := loader{tree: index.NewTree(), leases: map[string]int64{}, last: 1}
+	finished, scheduled := metaRev(be, finishedCompactKey), metaRev(be, scheduledCompactKey)
+	l := loader{tree: index.NewTree(), leases: map[string]int64{}, last: 1, base: sumBase{compactRev: finished}}
 	start := s.cfg.Clock.Now()
 	if err := l.run(view); err != nil {
 		return fmt.Errorf("mvcc: reading %s: %w", be.Path(), err)
 	}
-	finished, scheduled := metaRev(be, finishedCompactKey), metaRev(be, scheduledCompactKey)
 	// The last revisions may be deletions that a compaction removed.
 	s.now = published{rev: max(l.last, finished, scheduled), compactRev: max(finished, scheduled)}
 	s.tree = l.tree
+	if scheduled > finished {
+		s.sums.reset(s.now.rev, l.sum, nil)
+	} else {
+		s.sums.reset(s.now.rev, l.sum, &l.base)
+	}
 	keys := l.tree.Root().Live()
 	s.pins.drop(1 << 62)
 	s.be.Store(be)
@@ -59,6 +64,8 @@ type loader struct {
 	tree   *index.Tree
 	leases map[string]int64 // of live keys
 	last   int64
+	sum    uint64  // of all records
+	base   sumBase // of the last compaction that was finished
 }
 
 // run reads the file in one goroutine and builds in another.
@@ -78,6 +85,10 @@ func (l *loader) run(view backend.View) error {
 		f, err := KV(kv).parse()
 		if err != nil {
 			return fmt.Errorf("revision %d/%d: %w", r.Main, r.Sub, err)
+		}
+		h := recordSum(r, tombstone, kv)
+		if l.sum += h; tombstone && r.Main == l.base.compactRev {
+			l.base.without += h
 		}
 		if batch = append(batch, stored{r, tombstone, len(kv), f}); len(batch) == loadBatch {
 			batches <- batch

@@ -23,6 +23,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // model is the store as simply as it can be written: the list of all changes.
 type model struct {
 	changes    []change
+	all        []change // also what was compacted
 	rev        int64
 	compactRev int64
 	hashes     []KVHash // of compactions
@@ -76,13 +77,17 @@ func (m *model) put(key, value []byte, lease, sub int64) {
 	if c, ok := m.at(m.rev + 1)[string(key)]; ok && !c.tombstone {
 		f.CreateRev, f.Version = c.fields.CreateRev, c.fields.Version+1
 	}
-	m.changes = append(m.changes, change{backend.Rev{Main: m.rev + 1, Sub: sub}, false, f})
+	m.add(change{backend.Rev{Main: m.rev + 1, Sub: sub}, false, f})
+}
+
+func (m *model) add(c change) {
+	m.changes, m.all = append(m.changes, c), append(m.all, c)
 }
 
 func (m *model) delete(key, end []byte, sub int64) (deleted [][]byte) {
 	for _, kv := range m.rangeAt(key, end, m.rev+1) {
 		k := kv.Parse().Key
-		m.changes = append(m.changes, change{backend.Rev{Main: m.rev + 1, Sub: sub + int64(len(deleted))}, true, Fields{Key: k}})
+		m.add(change{backend.Rev{Main: m.rev + 1, Sub: sub + int64(len(deleted))}, true, Fields{Key: k}})
 		deleted = append(deleted, k)
 	}
 	return deleted
@@ -146,7 +151,7 @@ func (r *rig) open() {
 	r.be, err = backend.Open(backend.Config{Path: r.path, BatchInterval: time.Millisecond, NoSync: true, InitialMmapBytes: 1 << 30})
 	require.NoError(r.t, err)
 	r.lease = map[string]int64{}
-	r.store, err = Open(r.be, Config{CompactionBatchLimit: 5, CompactionSleep: time.Microsecond, EventLogBytes: 1 << 20}, func(k []byte, id int64) { r.lease[string(k)] = id })
+	r.store, err = Open(r.be, Config{CompactionBatchLimit: 5, CompactionSleep: time.Microsecond, EventLogBytes: 1 << 20, HashCompactions: true}, func(k []byte, id int64) { r.lease[string(k)] = id })
 	require.NoError(r.t, err)
 }
 
@@ -376,6 +381,7 @@ func TestModel(t *testing.T) {
 					r.compact()
 				case op == 16:
 					r.hash()
+					r.sums()
 				case op == 17:
 					r.history()
 				case op == 18:
@@ -396,6 +402,7 @@ func TestModel(t *testing.T) {
 			}
 			r.settle()
 			r.hash()
+			r.sums()
 			view, ok := r.be.View()
 			require.True(t, ok)
 			var left []backend.Rev

@@ -28,6 +28,7 @@ type Config struct {
 	CompactionBatchLimit int           // 1000: revisions removed in one step
 	CompactionSleep      time.Duration // 10ms: rest after such a step
 	EventLogBytes        int64         // 32 MiB: recent events in memory
+	HashCompactions      bool          // every compaction leaves a hash, see CompactHashes; false: those that are asked for
 	Clock                clock.Clock
 	Logger               *zap.Logger
 	Registerer           prometheus.Registerer
@@ -59,6 +60,7 @@ type Store struct {
 
 	compactions *compactQueue
 	hashes      hashes
+	sums        sums
 }
 
 // Open reads the index from the file, and takes up a compaction that was under way. attach learns of the leases of keys.

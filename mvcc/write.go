@@ -28,6 +28,7 @@ func (t *WriteTxn) End() {
 	if t.changes > 0 {
 		t.s.now.rev++
 		t.changes = 0
+		t.s.sums.point(t.s.now.rev)
 		t.s.metrics.txns.Inc()
 	}
 	if t.viewing {
@@ -105,6 +106,7 @@ func (t *WriteTxn) Put(key, value []byte, lease int64) {
 	kv := f.Marshal()
 	e.Size = uint32(len(kv))
 	t.s.tree.Set(e)
+	t.s.sums.written += recordSum(r, false, kv)
 	t.s.be.Load().AppendRev(r, false, kv)
 	t.s.log.Append(eventlog.Event{KV: kv, Key: []byte(e.Key), Main: r.Main, Sub: r.Sub, Create: e.Version == 1, CreateRev: e.Create})
 	t.s.metrics.put(len(kv))
@@ -136,7 +138,9 @@ func (t *WriteTxn) delete(e *index.Entry) []byte {
 	t.s.tree.Set(e.Delete(r))
 	key := []byte(e.Key)
 	stored := Fields{Key: key}
-	t.s.be.Load().AppendRev(r, true, stored.Marshal())
+	kv := stored.Marshal()
+	t.s.sums.written += recordSum(r, true, kv)
+	t.s.be.Load().AppendRev(r, true, kv)
 	told := Fields{Key: key, ModRev: r.Main}
 	t.s.log.Append(eventlog.Event{KV: told.Marshal(), Key: bytes.Clone(key), Main: r.Main, Sub: r.Sub, Delete: true, CreateRev: e.Create})
 	return key

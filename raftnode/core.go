@@ -31,6 +31,8 @@ type core struct {
 	disk  diskWatch
 	fetch fetches
 
+	abstain abstention
+
 	lastTick time.Time
 }
 
@@ -239,10 +241,11 @@ func (c *core) step(m *raftpb.Message) {
 			return // as if the network had lost it: the leader will send it again
 		}
 	case raftpb.MsgTimeoutNow:
-		if c.stalled() {
+		if c.stalled() || c.abstains() {
 			return // a member that cannot write its log is no candidate
 		}
 	}
+	c.heard(m)
 	err := c.raft.Step(m)
 	switch {
 	case err == nil:
@@ -327,6 +330,10 @@ func (c *core) tickRaft() {
 	case c.stalled():
 		c.onStall()
 		return
+	case c.abstains():
+		if !c.abstainTick() {
+			return
+		}
 	case c.lead == raft.None && c.state == raft.StateFollower && c.onlyVoter():
 		_ = c.raft.Campaign()
 	case t.InitialElectionTickAdvance && c.lead == raft.None && c.tick <= t.ticks(5*time.Second) && c.n.cfg.Transport.ActivePeers() > 1:

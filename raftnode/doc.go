@@ -46,6 +46,10 @@
 // over to the follower with the longest log or else steps down in its term; and nobody whose log cannot be written becomes
 // a candidate (stall.go).
 //
+// # Members that abstain
+//
+// A member that was told to (Abstain) leaves leading to others: it hands over, does not campaign, and still votes (abstain.go).
+//
 // # Snapshots
 //
 // Every SnapshotCount entries or SnapshotBytes bytes the applier takes the Data of a .snap file from the state machine.

@@ -88,6 +88,8 @@ func (l *lab) command(d *datadriven.TestData) string {
 		}
 	case "stall", "unstall":
 		l.members[id(0)].stalled = d.Cmd == "stall"
+	case "abstain", "unabstain":
+		l.members[id(0)].node.Abstain(d.Cmd == "abstain")
 	case "slow", "unslow":
 		l.members[id(0)].slow = d.Cmd == "slow"
 	case "lose":

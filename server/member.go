@@ -27,6 +27,7 @@ import (
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/corruption"
 	"github.com/keelson-io/keelson/server/errdefs"
+	"github.com/keelson-io/keelson/server/integrity"
 	"github.com/keelson-io/keelson/server/leasing"
 	"github.com/keelson-io/keelson/server/membership"
 	"github.com/keelson-io/keelson/server/propose"
@@ -58,7 +59,7 @@ type member struct {
 	leasing   *leasing.Service
 	reconfig  *reconfig.Reconfigurer
 	upkeep    *upkeep.Upkeep
-	checker   *corruption.Checker
+	data      watchdog
 	watches   *watch.Hub
 	leaders   leaders
 	stopping  chan struct{}
@@ -158,7 +159,8 @@ func (m *member) openState() error {
 	}
 	store, err := mvcc.Open(be, mvcc.Config{
 		CompactionBatchLimit: m.cfg.Backend.CompactionBatchLimit, CompactionSleep: m.cfg.Backend.CompactionSleep,
-		Clock: m.env.Clock, Logger: lg.Named("mvcc"), Registerer: m.env.Registerer,
+		HashCompactions: m.cfg.Features.Gates.Enabled(config.CompactHashCheck),
+		Clock:           m.env.Clock, Logger: lg.Named("mvcc"), Registerer: m.env.Registerer,
 	}, func(key []byte, id int64) { _ = leases.Attach(lease.ID(id), key) })
 	if err != nil {
 		return err
@@ -195,7 +197,7 @@ func (m *member) newMachine(ref *raftRef, fail func(error)) *replica.Machine {
 			}
 			return bootstrap.Install(m.cfg, m.env, path)
 		},
-		Fatal: fail,
+		Distrusted: m.distrusted, Fatal: fail,
 		Removed: func() {
 			// A little later, so that the others hear that it was applied here.
 			time.AfterFunc(m.cfg.Raft.Election, func() {
@@ -279,10 +281,7 @@ func (m *member) compose() {
 		MemberID: m.boot.MemberID, Proposer: m.proposer, Raft: m.node, Members: members, Leases: m.state.Leases, Auth: m.state.Auth,
 		Peers: m.env.Peers, Timeout: m.cfg.RequestTimeout(), Clock: m.env.Clock, Logger: m.env.Logger,
 	})
-	m.checker = corruption.New(corruption.Config{
-		MemberID: m.boot.MemberID, Members: members, Hasher: m.state.Store, IsLeader: m.node.IsLeader, Gate: m.gate.Wait,
-		Raise: m.upkeep.RaiseCorrupt, Peers: m.env.Peers, Timeout: m.cfg.RequestTimeout(), Clock: m.env.Clock, Logger: m.env.Logger,
-	})
+	m.watchData()
 }
 
 // background starts the duties of the member.
@@ -306,8 +305,9 @@ func (m *member) background(ctx context.Context, work *sync.WaitGroup) {
 		m.upkeep.ClusterVersion,
 		func(ctx context.Context) error { return m.upkeep.EndDowngrade(ctx, m.cfg.Upkeep.DowngradeCheckTime) },
 		m.autoCompact,
-		func(ctx context.Context) error { return m.checker.Periodic(ctx, m.cfg.Upkeep.CorruptCheckTime) },
+		func(ctx context.Context) error { return m.data.checker.Periodic(ctx, m.cfg.Upkeep.CorruptCheckTime) },
 		m.checkCompactions,
+		m.data.integrity.Run,
 		func(ctx context.Context) error { return m.upkeep.Relieve(ctx, own, m.quota.Relieved) },
 		func(ctx context.Context) error { m.state.Leases.Run(ctx); return nil },
 		func(ctx context.Context) error { purger.Run(ctx); return nil },
@@ -339,7 +339,7 @@ func (m *member) checkCompactions(ctx context.Context) error {
 	if !m.cfg.Features.Gates.Enabled(config.CompactHashCheck) {
 		return nil
 	}
-	return m.checker.Compactions(ctx, m.cfg.Upkeep.CompactHashCheckTime)
+	return m.data.checker.Compactions(ctx, m.cfg.Upkeep.CompactHashCheckTime)
 }
 
 // peerHandler serves other members.
@@ -349,7 +349,9 @@ func (m *member) peerHandler() http.Handler {
 	mux.Handle("/raft/", m.transport.Handler())
 	mux.Handle(leasing.RenewPath, m.leasing.Handler())
 	mux.Handle(leasing.RenewPath+"/", m.leasing.Handler())
-	mux.Handle(corruption.Path, m.checker.Handler())
+	mux.Handle(corruption.Path, m.data.checker.Handler())
+	mux.Handle(integrity.Path, m.data.integrity.Handler())
+	mux.Handle(integrity.StatePath, m.stateHandler())
 	mux.Handle("/", membership.NewHandler(membership.HandlerConfig{
 		Cluster: m.boot.Members, Promote: m.promote, Gate: m.gate.Wait, StorageVersion: m.storageVersion, Logger: m.env.Logger,
 	}))

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/keelson-io/keelson/api/insightpb"
+	"github.com/keelson-io/keelson/api/integritypb"
 	"github.com/keelson-io/keelson/api/v3electionpb"
 	"github.com/keelson-io/keelson/api/v3lockpb"
 	"github.com/keelson-io/keelson/mvcc"
@@ -46,7 +47,7 @@ const grpcOverhead = 512 << 10
 func newServices(cfg *config.Config, m *member, d *doors, reg *prometheus.Registry) *services {
 	guard := rpc.NewGuard(rpc.GuardConfig{
 		Lead: m.node.Lead, IsLearner: m.boot.Members.IsLearner, Election: cfg.Raft.Election, Clock: m.env.Clock,
-		Called: clientRequests(reg),
+		Called: clientRequests(reg), Quarantine: &m.data.quarantine,
 	})
 	calls := grpcprom.NewServerMetrics()
 	if cfg.Features.Metrics == "extensive" {
@@ -76,8 +77,7 @@ func newServices(cfg *config.Config, m *member, d *doors, reg *prometheus.Regist
 	calls.InitializeMetrics(g)
 	api := httpapi.Config{
 		Health: httpapi.Health{
-			Alarms: func() []*pb.AlarmMember { return m.state.Alarms.Get(pb.AlarmType_NONE) },
-			Lead:   m.node.Lead, IsLearner: m.boot.Members.IsLearner, Read: m.readOneKey, Timeout: cfg.RequestTimeout(),
+			Alarms: m.alarms, Lead: m.node.Lead, IsLearner: m.boot.Members.IsLearner, Read: m.readOneKey, Timeout: cfg.RequestTimeout(),
 			Registerer: reg, Logger: m.env.Logger,
 		},
 		Metrics: reg, Registerer: reg, ClusterVersion: m.boot.Members.Version, StorageVersion: m.storageVersion, Pprof: cfg.Features.EnablePprof,
@@ -122,6 +122,7 @@ func registerServices(g *grpc.Server, cfg *config.Config, m *member, wire *rpc.M
 		Errors: errs, Proposer: m.proposer, Access: m.access, Gate: m.gate,
 		Passwords: m.passwords, Tokens: m.tokens, Header: header, Clock: m.env.Clock, Shares: shares, Logger: m.access.Logger,
 	}))
+	integritypb.RegisterIntegrityServer(g, &rpc.Integrity{Header: header, Errors: errs, Access: m.access, Replace: m.data.refetcher.Refetch})
 	hs := health.NewServer()
 	hs.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	healthpb.RegisterHealthServer(g, hs)
@@ -136,8 +137,7 @@ func maintenance(m *member, header *rpc.Header, errs *rpc.Translator, budget *rp
 	return rpc.NewMaintenance(rpc.MaintenanceConfig{
 		Header: header, Errors: errs, Proposer: m.proposer, Raft: m.node,
 		Backend: func() rpc.Backend { return m.state.Backend() }, Hasher: m.state.Store,
-		Alarms:     func() []*pb.AlarmMember { return m.state.Alarms.Get(pb.AlarmType_NONE) },
-		QuotaBytes: m.quota.Limit(), IsLearner: m.boot.Members.IsLearner, StorageVersion: m.storageVersion,
+		Alarms: m.alarms, Troubles: m.troubles, QuotaBytes: m.quota.Limit(), IsLearner: m.boot.Members.IsLearner, StorageVersion: m.storageVersion,
 		Versions: m.boot.Members, Gate: m.gate,
 		MoveLeader: m.moveLeader, Logger: m.env.Logger, Budget: budget, User: m.access.User,
 	})

@@ -114,7 +114,7 @@ func Start(ctx context.Context, cfg *config.Config, lg *zap.Logger) (*Server, er
 		return nil, errors.Join(err, boot.Close())
 	}
 	if boot.HadLog && cfg.Features.Gates.Enabled(config.InitialCorruptCheck) {
-		if err := s.member.checker.Initial(ctx); err != nil {
+		if err := s.member.data.checker.Initial(ctx); err != nil {
 			cancel()
 			s.doors.close()
 			return nil, errors.Join(err, s.member.close(ctx))

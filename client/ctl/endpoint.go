@@ -16,7 +16,7 @@ import (
 func (c *ctl) endpoint() *cobra.Command {
 	var cluster bool
 	cmd := parent("endpoint <subcommand>", "Asks members about themselves, each by itself",
-		c.endpointHealth(&cluster), c.endpointStatus(&cluster), c.endpointHashKV(&cluster))
+		c.endpointHealth(&cluster), c.endpointStatus(&cluster), c.endpointHashKV(&cluster), c.endpointRefetch())
 	clusterFlag(cmd, &cluster)
 	return cmd
 }
@@ -206,4 +206,37 @@ func (c *ctl) endpointHashKV(cluster *bool) *cobra.Command {
 	}
 	cmd.PersistentFlags().Int64Var(&rev, "rev", 0, "revision up to which the checksum goes (0 is now)")
 	return cmd
+}
+
+func (c *ctl) endpointRefetch() *cobra.Command {
+	return &cobra.Command{
+		Use:   "refetch",
+		Short: "Replaces the data of an endpoint, which differ from those of the majority, by another member's",
+		Long: `Replaces the data of the endpoint by those of a member that agrees with the majority of the cluster: of a member that has quarantined
+itself, say. The member is not restarted. The command waits for the end, as long as that takes.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := c.open(cmd)
+			if err != nil {
+				return err
+			}
+			if len(s.cfg.Endpoints) != 1 {
+				return badArgs("endpoint refetch needs exactly one endpoint, that of the member whose data are to be replaced")
+			}
+			cl, err := s.dial(s.cfg.Endpoints[0])
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			resp, err := cl.Refetch(cmd.Context(), s.cfg.Endpoints[0])
+			if err != nil {
+				return withCode(ExitError, c.plain(err))
+			}
+			fmt.Fprintf(c.out, "Member %x has the data of member %x now: %d bytes, up to index %d of the log, at revision %d.\n",
+				resp.MemberId, resp.SourceId, resp.Bytes, resp.Index, resp.Revision)
+			if resp.Quarantined {
+				return exit(ExitError, errors.New("the member is still in quarantine: its data have not been found to agree with those of the majority yet"))
+			}
+			return nil
+		},
+	}
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // ours are the lines of help of commands that etcdctl has not.
-var ours = regexp.MustCompile(`(?m)^  (doctor|top) .*\n`)
+var ours = regexp.MustCompile(`(?m)^  (doctor|refetch|top) .*\n`)
 
 // TestCommandsOfEtcdctl compares all commands and their flags with those of etcdctl.
 func TestCommandsOfEtcdctl(t *testing.T) {

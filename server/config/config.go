@@ -181,7 +181,7 @@ func Default() *Config {
 			RotateConfig: `{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}`,
 		},
 		Features: Features{WatchProgressInterval: 10 * time.Minute, EnableGateway: true, Metrics: "basic"},
-		Upkeep:   Upkeep{AutoCompaction: AutoCompaction{Mode: CompactPeriodic, Retention: "0"}, CompactHashCheckTime: time.Minute, DowngradeCheckTime: 5 * time.Second},
+		Upkeep:   Upkeep{AutoCompaction: AutoCompaction{Mode: CompactPeriodic, Retention: "0"}, CompactHashCheckTime: time.Minute, DowngradeCheckTime: 5 * time.Second, IntegrityInterval: time.Second},
 	}
 }
 

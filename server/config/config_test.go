@@ -149,6 +149,7 @@ cipher-suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]
 		{name: "gate that needs another", args: []string{"--feature-gates=LeaseCheckpointPersist=true"}, wantErr: "requires enabling feature gate LeaseCheckpoint"},
 		{name: "compact hash check", args: []string{"--compact-hash-check-time=0"}, wantErr: "--compact-hash-check-time must be >0"},
 		{name: "corrupt check", args: []string{"--corrupt-check-time=-1s"}, wantErr: "--corrupt-check-time must not be negative"},
+		{name: "integrity", args: []string{"--integrity-interval=1ms"}, wantErr: "--integrity-interval must be 0 or at least 10ms"},
 		{name: "outputs", args: []string{"--log-outputs=default,stdout"}, wantErr: "cannot be combined"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -15,6 +15,7 @@ type Upkeep struct {
 	CorruptCheckTime     time.Duration // 0: never
 	CompactHashCheckTime time.Duration // with the gate CompactHashCheck
 	DowngradeCheckTime   time.Duration // 0: never
+	IntegrityInterval    time.Duration // 0: never
 }
 
 // AutoCompaction says what history is kept.
@@ -73,6 +74,7 @@ func (c *Config) upkeepFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&u.CorruptCheckTime, "corrupt-check-time", u.CorruptCheckTime, "Interval at which the leader compares the members' data (0: never).")
 	fs.DurationVar(&u.CompactHashCheckTime, "compact-hash-check-time", u.CompactHashCheckTime, "Interval at which the leader compares what compactions left, with the feature gate CompactHashCheck.")
 	fs.DurationVar(&u.DowngradeCheckTime, "downgrade-check-time", u.DowngradeCheckTime, "Interval at which the leader looks whether a downgrade is done (0: never).")
+	fs.DurationVar(&u.IntegrityInterval, "integrity-interval", u.IntegrityInterval, "Interval at which members compare their data (0: never).")
 	fs.Var(&c.Features.Gates, "feature-gates", "Comma-separated feature gates: "+gateNames()+".")
 	fs.Var(stage{}, "v2-deprecation", "Has no effect.")
 }
@@ -95,6 +97,8 @@ func (c *Config) checkUpkeep() error {
 		return fmt.Errorf("--compact-hash-check-time must be >0 (set to %v)", c.Upkeep.CompactHashCheckTime)
 	case c.Upkeep.DowngradeCheckTime < 0:
 		return fmt.Errorf("--downgrade-check-time must not be negative (set to %v)", c.Upkeep.DowngradeCheckTime)
+	case c.Upkeep.IntegrityInterval != 0 && c.Upkeep.IntegrityInterval < shortest:
+		return fmt.Errorf("--integrity-interval must be 0 or at least %v (set to %v)", shortest, c.Upkeep.IntegrityInterval)
 	case c.Upkeep.CorruptCheckTime < 0:
 		return fmt.Errorf("--corrupt-check-time must not be negative (set to %v)", c.Upkeep.CorruptCheckTime)
 	}

@@ -5,10 +5,11 @@
 // then do the clients that wait learn the results. Entries that the backend already held when the member started are
 // skipped, so applying is exactly once over crashes.
 //
-// A snapshot from the leader replaces the whole state at once (Machine.Restore).
+// A snapshot from the leader replaces the whole state at once (Machine.Restore). So does a copy of another member's database, between
+// the last entry that it holds and the next (Machine.Swap).
 //
 // # Concurrency
 //
-// Apply, Restore, Snapshot and OpenDB are called from the apply goroutine only. ConfWaiters and the getters may be used
-// from anywhere.
+// Apply, Restore, Snapshot and OpenDB are called from the apply goroutine only. ConfWaiters, Hold and the getters may be used
+// from anywhere; Swap belongs to who holds the machine.
 package replica

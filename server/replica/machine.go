@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -34,6 +35,8 @@ type Config struct {
 	Peers    Peers
 	// OpenSnapshot opens the backend that a snapshot from the leader brought (index: the snapshot's).
 	OpenSnapshot func(index uint64) (*backend.Backend, error)
+	// Distrusted says that the state must not be given to other members; may be nil.
+	Distrusted func() bool
 	// Fatal reports an error after which the member must stop.
 	Fatal func(error)
 	// Removed reports that this member was removed from the cluster.
@@ -84,6 +87,9 @@ type Machine struct {
 	term atomic.Uint64
 	// consistent is the index up to which the backend already holds the effects when the member starts.
 	consistent uint64
+	applied    uint64     // index of the last entry
+	applying   sync.Mutex // held while entries are applied, or must not be
+	swap       *swap      // nil: none is waiting
 	done       []delivery // of the batch under way
 	changes    *ConfWaiters
 }
@@ -110,6 +116,16 @@ func (m *Machine) Changes() *ConfWaiters { return m.changes }
 
 // Apply executes a batch of committed entries, publishes the outcome once, and then wakes those who wait.
 func (m *Machine) Apply(entries []*raftpb.Entry) {
+	m.applying.Lock()
+	defer m.applying.Unlock()
+	if m.swap != nil {
+		m.applyAndSwap(entries)
+		return
+	}
+	m.applyBatch(entries)
+}
+
+func (m *Machine) applyBatch(entries []*raftpb.Entry) {
 	if len(entries) == 0 {
 		return
 	}
@@ -127,6 +143,7 @@ func (m *Machine) Apply(entries []*raftpb.Entry) {
 	}
 	m.cfg.State.Store.Publish()
 	m.term.Store(last.GetTerm())
+	m.applied = last.GetIndex()
 	m.deliver(conf)
 }
 
@@ -254,11 +271,14 @@ func findID(data []byte, number protowire.Number) (id uint64, header []byte, err
 // applied so far durable.
 func (m *Machine) Snapshot(uint64) (data []byte, persist func() error, err error) {
 	data, err = m.cfg.State.Members.V2Snapshot()
-	return data, m.cfg.State.Backend().Commit, err
+	return data, func() error { return m.cfg.State.Backend().Commit() }, err // by then it may be another one, of later
 }
 
 // OpenDB opens a consistent copy of the backend, with everything applied so far, to be sent to a follower.
 func (m *Machine) OpenDB() (db io.ReadCloser, size int64, data []byte, err error) {
+	if m.cfg.Distrusted != nil && m.cfg.Distrusted() {
+		return nil, 0, nil, errors.New("the data of this member differ from those of the majority, nobody gets a copy")
+	}
 	if data, err = m.cfg.State.Members.V2Snapshot(); err != nil {
 		return nil, 0, nil, err
 	}
@@ -276,6 +296,9 @@ func (m *Machine) OpenDB() (db io.ReadCloser, size int64, data []byte, err error
 
 // Restore replaces the whole state by that of a snapshot from the leader, whose database file has been received.
 func (m *Machine) Restore(snap *raftpb.Snapshot) error {
+	m.applying.Lock()
+	defer m.applying.Unlock()
+	m.overtake()
 	meta := snap.GetMetadata()
 	m.cfg.State.Backend().Retire() // a defragmentation under way must not put its copy in the place of what was received
 	be, err := m.cfg.OpenSnapshot(meta.GetIndex())
@@ -291,7 +314,7 @@ func (m *Machine) Restore(snap *raftpb.Snapshot) error {
 			m.cfg.Peers.AddPeer(p.ID, p.PeerURLs)
 		}
 	}
-	m.consistent = meta.GetIndex()
+	m.consistent, m.applied = meta.GetIndex(), meta.GetIndex()
 	m.term.Store(meta.GetTerm())
 	return nil
 }

@@ -12,11 +12,12 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/keelson-io/keelson/api/insightpb"
+	"github.com/keelson-io/keelson/api/integritypb"
 	"github.com/keelson-io/keelson/internal/clock"
 )
 
 // Guard stands before every call: it refuses what a learner does not serve, and calls that ask for a leader when there is
-// none. Streams that asked for a leader end when it has been gone for three election timeouts.
+// none. Streams that asked for a leader end when it has been gone for three election timeouts. In quarantine it refuses data.
 type Guard struct {
 	cfg     GuardConfig
 	mu      sync.Mutex
@@ -29,6 +30,8 @@ type GuardConfig struct {
 	IsLearner func() bool
 	Election  time.Duration
 	Clock     clock.Clock
+	// Quarantine refuses what a member with wrong data must not serve; may be nil.
+	Quarantine *Quarantine
 	// Called counts a request of a client by its kind ("unary" or "stream") and API version; may be nil.
 	Called func(kind, clientVersion string)
 }
@@ -69,7 +72,10 @@ func (g *Guard) Run(stop <-chan struct{}) {
 }
 
 // Unary is the interceptor of unary calls.
-func (g *Guard) Unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+func (g *Guard) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if err := g.cfg.Quarantine.check(info.FullMethod); err != nil {
+		return nil, err
+	}
 	if g.cfg.IsLearner() && !servedByLearner(req) {
 		return nil, rpctypes.ErrGRPCNotSupportedForLearner
 	}
@@ -85,11 +91,16 @@ func (g *Guard) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInf
 		return rpctypes.ErrGRPCNotSupportedForLearner
 	}
 	needsLeader, err := g.metadata(ss.Context(), "stream")
-	if err != nil || !needsLeader {
-		if err == nil {
-			err = handler(srv, ss)
-		}
+	if err != nil {
 		return err
+	}
+	ss, done, err := g.cfg.Quarantine.track(info.FullMethod, ss)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if !needsLeader {
+		return handler(srv, ss)
 	}
 	ctx, cancel := context.WithCancelCause(ss.Context())
 	ls := &leaderStream{ServerStream: ss, ctx: &causeContext{ctx}, cancel: cancel}
@@ -125,7 +136,7 @@ func (g *Guard) metadata(ctx context.Context, kind string) (needsLeader bool, er
 	return needsLeader, nil
 }
 
-// leaderStream is a stream whose context ends with ErrGRPCNoLeader when the leader is gone.
+// leaderStream is a stream whose context ends with ErrGRPCNoLeader when the leader is gone, or with ErrGRPCCorrupt in quarantine.
 type leaderStream struct {
 	grpc.ServerStream
 	ctx    context.Context
@@ -149,7 +160,7 @@ func (c *causeContext) Err() error {
 // servedByLearner says whether a learner answers a unary request.
 func servedByLearner(req any) bool {
 	switch r := req.(type) {
-	case *pb.StatusRequest, *insightpb.LookRequest:
+	case *pb.StatusRequest, *insightpb.LookRequest, *integritypb.RefetchRequest:
 		return true
 	case *pb.RangeRequest:
 		return r.Serializable

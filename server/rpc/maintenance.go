@@ -41,6 +41,7 @@ type MaintenanceConfig struct {
 	Backend        func() Backend // the current one: a snapshot from the leader replaces it
 	Hasher         Hasher
 	Alarms         func() []*pb.AlarmMember
+	Troubles       func() []string // what is wrong beside alarms, in words; may be nil
 	QuotaBytes     int64
 	IsLearner      func() bool
 	StorageVersion func() string
@@ -97,6 +98,9 @@ func (s *Maintenance) Status(context.Context, *pb.StatusRequest) (*pb.StatusResp
 	}
 	for _, a := range s.cfg.Alarms() {
 		resp.Errors = append(resp.Errors, a.String())
+	}
+	if s.cfg.Troubles != nil {
+		resp.Errors = append(resp.Errors, s.cfg.Troubles()...)
 	}
 	return resp, nil
 }
