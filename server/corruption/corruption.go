@@ -211,7 +211,9 @@ func (c *Checker) checkCompactions(ctx context.Context) error {
 			return err
 		}
 	}
-	c.cfg.Logger.Debug("finished compaction hash check", zap.Int("number-of-hashes-checked", len(own)))
+	if len(own) > 0 {
+		c.cfg.Logger.Info("finished compaction hash check", zap.Int("number-of-hashes-checked", len(own)))
+	}
 	return nil
 }
 

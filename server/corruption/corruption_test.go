@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/mvcc"
@@ -191,3 +192,13 @@ func FuzzAnswer(f *testing.F) {
 type answering func() *http.Response
 
 func (a answering) RoundTrip(*http.Request) (*http.Response, error) { return a(), nil }
+
+// TestUnfinishedIsLogged has a member that has no hash of the leader's compaction.
+func TestUnfinishedIsLogged(t *testing.T) {
+	c, alarms := stage(t, []says{at(10, 5, 1), at(10, 4, 1)})
+	core, logged := observer.New(zap.InfoLevel)
+	c.cfg.Logger = zap.New(core)
+	require.NoError(t, c.checkCompactions(context.Background()))
+	require.Equal(t, 1, logged.FilterMessage("finished compaction hash check").Len())
+	require.Empty(t, alarms())
+}
