@@ -24,6 +24,7 @@ type Contents struct {
 	Metadata  []byte
 	HardState *raftpb.HardState // nil: none
 	Entries   []*raftpb.Entry   // after the snapshot that the log was opened at
+	Torn      bool              // ReadOnly: there is a torn write at the end, which was left out
 }
 
 // reader reads the segments of a log.
@@ -302,7 +303,8 @@ func ReadOnly(fs vfs.FS, dir string, marker *walpb.Snapshot) (*Contents, error) 
 		return nil, err
 	}
 	r := &reader{fs: fs, dir: dir, start: marker}
-	if err := r.run(names); err != nil && !errors.Is(err, errTorn) {
+	err = r.run(names)
+	if r.contents.Torn = errors.Is(err, errTorn); err != nil && !r.contents.Torn {
 		return nil, err
 	}
 	if !r.matched {

@@ -6,6 +6,7 @@
 //	hashkv             the hash of the key space up to a revision, equal on all members
 //	defrag             a data directory's database without its free pages
 //	migrate            a data directory becomes that of another version
+//	preflight          whether and how a data directory can be taken over; etcdutl has no such command
 //
 // # Reading a file that may be broken
 //
@@ -15,6 +16,9 @@
 //
 // status and hashkv open the file read-only and never change it: a file in which a compaction was interrupted is hashed as
 // if it had been finished, and the checksum behind a snapshot stays in place.
+//
+// preflight may be used beside a running member, which has its database locked: the file is copied, again if a commit came
+// between. The log is read without a lock.
 //
 // # What restore makes
 //

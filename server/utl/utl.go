@@ -93,7 +93,7 @@ func (u *utl) root() *cobra.Command {
 		return formats(), cobra.ShellCompDirectiveDefault
 	})
 	root.SetHelpTemplate(`{{.UsageString}}`)
-	root.AddCommand(u.defrag(), u.snapshot(), u.hashKV(), u.migrate(), u.version(), u.completion())
+	root.AddCommand(u.defrag(), u.snapshot(), u.hashKV(), u.migrate(), u.preflight(), u.version(), u.completion())
 	codeErrors(root)
 	return root
 }
