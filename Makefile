@@ -109,6 +109,8 @@ generate: ## regenerate api/*.pb.go (needs protoc and protoc-gen-{go,go-grpc,grp
 		api/walpb/record.proto api/snappb/snap.proto api/leasepb/lease.proto
 	protoc -I api --go_out=. --go_opt=module=github.com/keelson-io/keelson --go-grpc_out=. --go-grpc_opt=module=github.com/keelson-io/keelson \
 		api/integritypb/integrity.proto
+	protoc -I api -I $$($(GO) list -m -f '{{.Dir}}' go.etcd.io/raft/v3) --go_out=. --go_opt=module=github.com/keelson-io/keelson \
+		--go-grpc_out=. --go-grpc_opt=module=github.com/keelson-io/keelson api/backuppb/backup.proto
 	# etcd's protos are imported as etcd/api/..., and want annotations that only their gateway needs.
 	@mkdir -p $(BIN)/proto/etcd/api && cp -r $$($(GO) list -m -f '{{.Dir}}' go.etcd.io/etcd/api/v3)/*pb $(BIN)/proto/etcd/api/ && chmod -R u+w $(BIN)/proto && find $(BIN)/proto -name '*.go' -delete
 	@sed -i -e '/^import "\(google\/api\|protoc-gen-openapiv2\)/d' -e '/^ *option (google.api.http)/,/^ *};/d' -e '/^option (grpc.gateway/,/^};/d' \

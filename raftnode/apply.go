@@ -148,7 +148,7 @@ func (a *applier) restore(snap *raftpb.Snapshot) error {
 
 // confChange is Node.ApplyConfChange, on the apply goroutine.
 func (a *applier) confChange(cc raftpb.ConfChangeI) *raftpb.ConfState {
-	next, err := afterConfChange(a.confState, cc)
+	next, err := AfterConfChange(a.confState, cc)
 	if err != nil {
 		a.n.lg.Error("a committed membership change cannot be made and is skipped", zap.Error(err))
 		return proto.Clone(a.confState).(*raftpb.ConfState)

@@ -161,8 +161,8 @@ func newChanger() confchange.Changer {
 	return confchange.Changer{Tracker: tracker.MakeProgressTracker(1, 0), LastIndex: 1}
 }
 
-// afterConfChange returns the membership that a change makes of cs, or why raft would not take the change.
-func afterConfChange(cs *raftpb.ConfState, cc raftpb.ConfChangeI) (*raftpb.ConfState, error) {
+// AfterConfChange returns the membership that a change makes of cs, or why raft would not take the change.
+func AfterConfChange(cs *raftpb.ConfState, cc raftpb.ConfChangeI) (*raftpb.ConfState, error) {
 	c := newChanger()
 	var err error
 	c.Tracker.Config, c.Tracker.Progress, err = confchange.Restore(c, cs)

@@ -138,20 +138,20 @@ func (l *lab) command1(_ string, id uint64) {
 
 func TestConfChangesRaftWouldNotTake(t *testing.T) {
 	cs := &raftpb.ConfState{Voters: []uint64{1}}
-	_, err := afterConfChange(cs, &raftpb.ConfChange{Type: raftpb.ConfChangeRemoveNode.Enum(), NodeId: new(uint64(1))})
+	_, err := AfterConfChange(cs, &raftpb.ConfChange{Type: raftpb.ConfChangeRemoveNode.Enum(), NodeId: new(uint64(1))})
 	require.Error(t, err)
-	_, err = afterConfChange(cs, &raftpb.ConfChange{Type: raftpb.ConfChangeType(9).Enum(), NodeId: new(uint64(2))})
+	_, err = AfterConfChange(cs, &raftpb.ConfChange{Type: raftpb.ConfChangeType(9).Enum(), NodeId: new(uint64(2))})
 	require.Error(t, err)
-	_, err = afterConfChange(cs, &raftpb.ConfChange{NodeId: new(raft.LocalAppendThread)})
+	_, err = AfterConfChange(cs, &raftpb.ConfChange{NodeId: new(raft.LocalAppendThread)})
 	require.Error(t, err)
-	_, err = afterConfChange(cs, &raftpb.ConfChangeV2{Changes: []*raftpb.ConfChangeSingle{{NodeId: new(uint64(2))}, {NodeId: new(uint64(3))}}})
+	_, err = AfterConfChange(cs, &raftpb.ConfChangeV2{Changes: []*raftpb.ConfChangeSingle{{NodeId: new(uint64(2))}, {NodeId: new(uint64(3))}}})
 	require.Error(t, err)
-	_, err = afterConfChange(cs, &raftpb.ConfChangeV2{})
+	_, err = AfterConfChange(cs, &raftpb.ConfChangeV2{})
 	require.Error(t, err)
-	got, err := afterConfChange(cs, &raftpb.ConfChange{Type: raftpb.ConfChangeAddLearnerNode.Enum(), NodeId: new(uint64(2))})
+	got, err := AfterConfChange(cs, &raftpb.ConfChange{Type: raftpb.ConfChangeAddLearnerNode.Enum(), NodeId: new(uint64(2))})
 	require.NoError(t, err)
 	require.Equal(t, []uint64{2}, got.GetLearners())
-	got, err = afterConfChange(got, &raftpb.ConfChange{NodeId: new(uint64(0))})
+	got, err = AfterConfChange(got, &raftpb.ConfChange{NodeId: new(uint64(0))})
 	require.NoError(t, err)
 	require.Equal(t, []uint64{1}, got.GetVoters())
 }

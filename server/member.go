@@ -145,9 +145,8 @@ func (m *member) newTokens() (token.Provider, error) {
 // openState reads the state from the backend.
 func (m *member) openState() error {
 	lg, be := m.env.Logger, m.boot.Backend
-	tick := m.cfg.Raft.Heartbeat
 	leases := lease.NewTable(lease.Config{
-		MinTTL: lease.MinTTL(m.cfg.Raft.ElectionTicks(), tick), Extend: m.cfg.Raft.Election,
+		MinTTL: m.minLeaseTTL(), Extend: m.cfg.Raft.Election,
 		Clock: m.env.Clock, Logger: lg.Named("lease"), Registerer: m.env.Registerer,
 	})
 	if err := leases.Restore(replica.Rows{Backend: be, Bucket: backend.Lease}); err != nil {
@@ -282,6 +281,11 @@ func (m *member) compose() {
 		Peers: m.env.Peers, Timeout: m.cfg.RequestTimeout(), Clock: m.env.Clock, Logger: m.env.Logger,
 	})
 	m.watchData()
+}
+
+// minLeaseTTL is the shortest time to live of a lease, in seconds.
+func (m *member) minLeaseTTL() int64 {
+	return lease.MinTTL(m.cfg.Raft.ElectionTicks(), m.cfg.Raft.Heartbeat)
 }
 
 // background starts the duties of the member.

@@ -14,11 +14,13 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/keelson-io/keelson/api/backuppb"
 	"github.com/keelson-io/keelson/api/insightpb"
 	"github.com/keelson-io/keelson/api/integritypb"
 	"github.com/keelson-io/keelson/api/v3electionpb"
 	"github.com/keelson-io/keelson/api/v3lockpb"
 	"github.com/keelson-io/keelson/mvcc"
+	"github.com/keelson-io/keelson/server/backup/feed"
 	"github.com/keelson-io/keelson/server/concurrency"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/httpapi"
@@ -33,6 +35,7 @@ type services struct {
 	http    http.Handler
 	metrics http.Handler
 	guard   *rpc.Guard
+	feed    *feed.Service
 }
 
 // streamWorkers is how many calls run on goroutines that are kept; more get one of their own.
@@ -72,6 +75,8 @@ func newServices(cfg *config.Config, m *member, d *doors, reg *prometheus.Regist
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: lim.KeepAliveInterval, Timeout: lim.KeepAliveTimeout}),
 	)
 	registerServices(g, cfg, m, wire, reg)
+	log := newFeed(m, reg)
+	backuppb.RegisterBackupServer(g, log)
 	insightpb.RegisterInsightServer(g, newInsight(m, d, traffic))
 	traffic.Calls.Init(rpc.Methods(g))
 	calls.InitializeMetrics(g)
@@ -88,7 +93,7 @@ func newServices(cfg *config.Config, m *member, d *doors, reg *prometheus.Regist
 	if cfg.Security.Client.ClientCertAuth && d.gateway != nil {
 		access.Names = func() bool { return m.state.Auth.Load().Enabled() }
 	}
-	return &services{grpc: g, http: access.Wrap(httpapi.NewClient(api)), metrics: httpapi.NewMetrics(api), guard: guard}
+	return &services{grpc: g, http: access.Wrap(httpapi.NewClient(api)), metrics: httpapi.NewMetrics(api), guard: guard, feed: log}
 }
 
 func registerServices(g *grpc.Server, cfg *config.Config, m *member, wire *rpc.Metrics, reg prometheus.Registerer) {
@@ -131,6 +136,17 @@ func registerServices(g *grpc.Server, cfg *config.Config, m *member, wire *rpc.M
 // header fills the headers of responses.
 func (m *member) header() *rpc.Header {
 	return &rpc.Header{ClusterID: m.boot.Members.ClusterID(), MemberID: m.boot.MemberID, Term: m.node.Term, Rev: m.state.Store.Rev}
+}
+
+// newFeed is the service that streams the log to backups.
+func newFeed(m *member, reg prometheus.Registerer) *feed.Service {
+	errs := rpc.NewTranslator()
+	return feed.New(feed.Config{
+		ClusterID: m.boot.Members.ClusterID(), MemberID: m.boot.MemberID, MinLeaseTTL: m.minLeaseTTL(),
+		Position: m.machine.Position, WaitApplied: m.node.WaitApplied, Entries: m.node.Entries,
+		Allow: func(ctx context.Context) error { return errs.GRPC(m.access.Admin(ctx)) },
+		Clock: m.env.Clock, Registerer: reg,
+	})
 }
 
 func maintenance(m *member, header *rpc.Header, errs *rpc.Translator, budget *rpc.Budget) *rpc.Maintenance {

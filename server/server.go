@@ -149,6 +149,7 @@ func (s *Server) run(ctx context.Context) {
 	})
 	m.background(ctx, &s.work)
 	s.work.Go(func() { services.guard.Run(ctx.Done()) })
+	s.work.Go(func() { _ = services.feed.Run(ctx) })
 	s.work.Go(func() {
 		if m.upkeep.Publish(ctx, s.cfg.Name, s.cfg.Listen.AdvertiseClientURLs) != nil {
 			return

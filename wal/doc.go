@@ -21,6 +21,7 @@
 //   - A later entry with an index that was there before replaces it and everything after it.
 //   - Only the end of the last segment may be torn (a crash in the middle of a write): it is cut off, and a copy is set
 //     aside. Anything else that does not add up is refused with a *CorruptError.
+//   - Released segments stay readable (Entries) until they are purged, but not over a restart.
 //
 // # Concurrency
 //

@@ -65,9 +65,10 @@ type Log struct {
 	places   []place  // of the entries being saved; scratch
 	next     *pipeline
 
-	mu      sync.Mutex
-	open    []segment // with a lock, in order; the last is being written
-	regions regions
+	mu       sync.Mutex
+	open     []segment // with a lock, in order; the last is being written
+	released []segment // before those, without a lock: Purge may have removed them
+	regions  regions
 }
 
 // Create makes a new log. The directory appears as a whole or not at all.
@@ -304,8 +305,11 @@ func (l *Log) seq() uint64 {
 	return l.open[len(l.open)-1].seq
 }
 
+// maxReleased bounds the segments that are remembered after they were released, for a log that is never purged.
+const maxReleased = 256
+
 // ReleaseTo unlocks the segments that hold nothing from an index on but what the one after them has too, so that Purge may
-// remove them. One before the index is kept.
+// remove them. One before the index is kept. Until a segment is removed its entries can be read.
 func (l *Log) ReleaseTo(index uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -319,10 +323,27 @@ func (l *Log) ReleaseTo(index uint64) error {
 	var errs []error
 	for ; keep > 0; keep-- {
 		errs = append(errs, l.open[0].lock.Close())
+		l.open[0].lock = nil
+		l.released = append(l.released, l.open[0])
 		l.open = l.open[1:]
 	}
-	l.regions.drop(l.open[0].seq)
+	l.forget()
 	return errors.Join(errs...)
+}
+
+// forget drops released segments that are gone; the caller holds mu.
+func (l *Log) forget() {
+	for len(l.released) > 0 {
+		if _, err := l.fs.Stat(filepath.Join(l.dir, l.released[0].name)); err == nil && len(l.released) <= maxReleased {
+			break
+		}
+		l.released = l.released[1:]
+	}
+	first := l.open[0].seq
+	if len(l.released) > 0 {
+		first = l.released[0].seq
+	}
+	l.regions.drop(first)
 }
 
 // Close makes everything durable and closes the log.
@@ -349,6 +370,6 @@ func (l *Log) closeFiles() error {
 	for _, s := range l.open {
 		errs = append(errs, s.lock.Close())
 	}
-	l.open = nil
+	l.open, l.released = nil, nil
 	return errors.Join(errs...)
 }

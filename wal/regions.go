@@ -177,9 +177,11 @@ func (l *Log) readRegion(rb *readBack, reg region, lo, hi uint64) error {
 func (l *Log) openSegment(seq uint64) (vfs.File, error) {
 	l.mu.Lock()
 	name := ""
-	for _, s := range l.open {
-		if s.seq == seq {
-			name = s.name
+	for _, list := range [][]segment{l.released, l.open} {
+		for _, s := range list {
+			if s.seq == seq {
+				name = s.name
+			}
 		}
 	}
 	l.mu.Unlock()

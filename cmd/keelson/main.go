@@ -12,6 +12,7 @@ import (
 
 	"github.com/keelson-io/keelson/client/ctl"
 	"github.com/keelson-io/keelson/orchestrator/node/shim"
+	"github.com/keelson-io/keelson/server/backup"
 	"github.com/keelson-io/keelson/server/utl"
 )
 
@@ -49,7 +50,7 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(upCommand(), apiserverCommand(), controllersCommand(), schedulerCommand(), nodeCommand(), tokenCommand(), hollowCommand(), explainCommand(), kubectlCommand(), imageCommand(),
-		serverCommand(), gatewayCommand(), ctl.Command(), utl.Command(), benchCommand(), versionCommand())
+		serverCommand(), gatewayCommand(), ctl.Command(), utl.Command(), backup.Command(), benchCommand(), versionCommand())
 	return root
 }
 

@@ -3,11 +3,8 @@ package discovery
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -16,14 +13,11 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 
 	"github.com/keelson-io/keelson/server/config"
+	"github.com/keelson-io/keelson/server/dial"
 )
 
 // maxDoublings bounds the pause between rounds of attempts: 2 s, doubled so often at most.
@@ -53,7 +47,7 @@ func connect(d *config.Discovery, lg *zap.Logger) (*link, error) {
 	}
 	l := &link{cfg: d, lg: lg}
 	for _, ep := range d.Endpoints {
-		target, creds := interpret(strings.TrimSpace(ep), tlsConfig)
+		target, creds := dial.Target(strings.TrimSpace(ep), tlsConfig)
 		cc, err := grpc.NewClient(target, grpc.WithNoProxy(), grpc.WithTransportCredentials(creds),
 			grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: d.DialTimeout}),
 			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: d.KeepAliveTime, Timeout: d.KeepAliveTimeout}))
@@ -78,55 +72,16 @@ func clientTLS(d *config.Discovery) (*tls.Config, error) {
 	if !files && d.InsecureTransport && !d.InsecureSkipVerify {
 		return nil, nil
 	}
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: d.InsecureSkipVerify}
-	if d.CertFile != "" || d.KeyFile != "" {
-		pair, err := tls.LoadX509KeyPair(d.CertFile, d.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("--discovery-cert, --discovery-key: %w", err)
-		}
-		cfg.Certificates = []tls.Certificate{pair}
-	}
-	if d.CAFile != "" {
-		pem, err := os.ReadFile(d.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("--discovery-cacert: %w", err)
-		}
-		if cfg.RootCAs = x509.NewCertPool(); !cfg.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("--discovery-cacert: there is no certificate in %s", d.CAFile)
-		}
-	}
-	return cfg, nil
-}
-
-// interpret returns gRPC's name of an endpoint, and whether to use TLS: as its scheme says, or if there is none, if TLS is
-// configured.
-func interpret(ep string, cfg *tls.Config) (target string, creds credentials.TransportCredentials) {
-	scheme, rest, found := strings.Cut(ep, "://")
-	if !found {
-		scheme, rest = "", ep
-	}
-	if u, err := url.Parse(ep); err == nil && (scheme == "http" || scheme == "https") {
-		rest = u.Host
-	}
-	target = "dns:///" + rest
-	if scheme == "unix" || scheme == "unixs" {
-		target = "unix:" + rest
-	}
-	secure := cfg != nil && scheme != "http" || scheme == "https" || scheme == "unixs"
-	switch {
-	case !secure:
-		return target, insecure.NewCredentials()
-	case cfg == nil:
-		cfg = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
-	return target, credentials.NewTLS(cfg)
+	return dial.TLS{
+		CertFile: d.CertFile, KeyFile: d.KeyFile, CAFile: d.CAFile, InsecureSkipVerify: d.InsecureSkipVerify,
+	}.Config("discovery-")
 }
 
 // do calls the service until that works. It pauses when every member has failed, longer each time.
 func (l *link) do(ctx context.Context, step string, f func(context.Context, *conn) error) error {
 	for failed := 1; ; failed++ {
 		err := l.call(ctx, l.cfg.RequestTimeout, f)
-		if err == nil || ctx.Err() != nil || errors.As(err, new(denied)) {
+		if err == nil || ctx.Err() != nil || errors.As(err, new(dial.Denied)) {
 			return err
 		}
 		l.lg.Warn("a request to the discovery service failed", zap.String("reason", step), zap.Error(err))
@@ -166,9 +121,6 @@ func (l *link) call(ctx context.Context, timeout time.Duration, f func(context.C
 	return err
 }
 
-// denied is the refusal of a user.
-type denied struct{ error }
-
 // authenticate gets a token for the user, if one is configured and the service has users.
 func (l *link) authenticate(ctx context.Context, c *conn) error {
 	name, password := l.cfg.User, l.cfg.Password
@@ -178,16 +130,8 @@ func (l *link) authenticate(ctx context.Context, c *conn) error {
 	if name == "" || password == "" || c.token != "" {
 		return nil
 	}
-	resp, err := pb.NewAuthClient(c).Authenticate(ctx, &pb.AuthenticateRequest{Name: name, Password: password})
-	switch status.Code(err) {
-	case codes.OK:
-		c.token = resp.GetToken()
-		return nil
-	case codes.FailedPrecondition, codes.Unimplemented: // there are no users
-		return nil
-	case codes.InvalidArgument, codes.PermissionDenied, codes.Unauthenticated:
-		return denied{err}
-	}
+	var err error
+	c.token, err = dial.Authenticate(ctx, c, name, password)
 	return err
 }
 

@@ -92,6 +92,15 @@ type Machine struct {
 	swap       *swap      // nil: none is waiting
 	done       []delivery // of the batch under way
 	changes    *ConfWaiters
+
+	mu sync.Mutex // guards at
+	at Position
+}
+
+// Position is a point of the log and the revision that it left.
+type Position struct {
+	Index    uint64
+	Revision int64
 }
 
 // delivery is a result that waits for the batch to be published.
@@ -105,7 +114,23 @@ type delivery struct {
 func New(cfg Config, consistent, term uint64) *Machine {
 	m := &Machine{cfg: cfg, consistent: consistent, changes: NewConfWaiters()}
 	m.term.Store(term)
+	m.moved(consistent)
 	return m
+}
+
+// Position is that of the last entry that was applied and published.
+func (m *Machine) Position() Position {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.at
+}
+
+// moved notes that everything up to index is published.
+func (m *Machine) moved(index uint64) {
+	rev := m.cfg.State.Store.Rev()
+	m.mu.Lock()
+	m.at = Position{index, rev}
+	m.mu.Unlock()
 }
 
 // Term is the term of the last entry that was applied and published.
@@ -144,6 +169,7 @@ func (m *Machine) applyBatch(entries []*raftpb.Entry) {
 	m.cfg.State.Store.Publish()
 	m.term.Store(last.GetTerm())
 	m.applied = last.GetIndex()
+	m.moved(max(last.GetIndex(), m.consistent))
 	m.deliver(conf)
 }
 
@@ -316,6 +342,7 @@ func (m *Machine) Restore(snap *raftpb.Snapshot) error {
 	}
 	m.consistent, m.applied = meta.GetIndex(), meta.GetIndex()
 	m.term.Store(meta.GetTerm())
+	m.moved(meta.GetIndex())
 	return nil
 }
 

@@ -63,6 +63,7 @@ func (m *Machine) carryOut() {
 		m.cfg.Fatal(err)
 	}
 	m.consistent = s.index
+	m.moved(s.index)
 	s.done <- err
 }
 

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/keelson-io/keelson/api/backuppb"
 	"github.com/keelson-io/keelson/api/insightpb"
 	"github.com/keelson-io/keelson/api/integritypb"
 	"github.com/keelson-io/keelson/internal/clock"
@@ -87,7 +88,7 @@ func (g *Guard) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 
 // Stream is the interceptor of streams.
 func (g *Guard) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	if g.cfg.IsLearner() && info.FullMethod != pb.Maintenance_Snapshot_FullMethodName {
+	if g.cfg.IsLearner() && info.FullMethod != pb.Maintenance_Snapshot_FullMethodName && info.FullMethod != backuppb.Backup_Log_FullMethodName {
 		return rpctypes.ErrGRPCNotSupportedForLearner
 	}
 	needsLeader, err := g.metadata(ss.Context(), "stream")

@@ -3,11 +3,13 @@ package utl
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"go.uber.org/zap"
 
 	"github.com/keelson-io/keelson/internal/vfs"
@@ -20,8 +22,8 @@ const (
 	defaultMmap    = 10 << 30
 )
 
-// restoreFlags are the flags of snapshot restore.
-type restoreFlags struct {
+// RestoreFlags are the flags of snapshot restore, which other restores share.
+type RestoreFlags struct {
 	dataDir, walDir, name        string
 	cluster, token, peerURLs     string
 	skipHashCheck, markCompacted bool
@@ -29,7 +31,7 @@ type restoreFlags struct {
 }
 
 func (u *utl) restore() *cobra.Command {
-	var f restoreFlags
+	var f RestoreFlags
 	cmd := &cobra.Command{
 		Use:   "restore <filename> --data-dir {output dir} [options]",
 		Short: "Makes a member's data directory from a snapshot",
@@ -37,32 +39,69 @@ func (u *utl) restore() *cobra.Command {
 			if len(args) != 1 {
 				return badArgs("snapshot restore requires exactly one argument")
 			}
-			if (f.bumpRevision > 0) != f.markCompacted {
-				return badArgs("--mark-compacted required if --revision-bump > 0")
+			if err := f.Check(); err != nil {
+				return err
 			}
 			return u.restoreFile(args[0], f)
 		},
 	}
-	fs := cmd.Flags()
+	f.Bind(cmd.Flags())
+	cmd.Flags().BoolVar(&f.skipHashCheck, "skip-hash-check", false, "Do without a checksum, for a file that was copied from a data directory")
+	_ = cmd.MarkFlagDirname("data-dir")
+	_ = cmd.MarkFlagDirname("wal-dir")
+	return cmd
+}
+
+// Bind makes flags of it, all but skip-hash-check.
+func (f *RestoreFlags) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&f.dataDir, "data-dir", "", "Data directory to make (default: the name with .etcd)")
 	fs.StringVar(&f.walDir, "wal-dir", "", "Directory of the log, if not in the data directory")
 	fs.StringVar(&f.cluster, "initial-cluster", defaultName+"="+defaultPeerURL, "Members of the new cluster")
 	fs.StringVar(&f.token, "initial-cluster-token", "etcd-cluster", "Token of the new cluster: other tokens make other ids")
 	fs.StringVar(&f.peerURLs, "initial-advertise-peer-urls", defaultPeerURL, "This member's peer URLs, as --initial-cluster has them")
 	fs.StringVar(&f.name, "name", defaultName, "Name of this member")
-	fs.BoolVar(&f.skipHashCheck, "skip-hash-check", false, "Do without a checksum, for a file that was copied from a data directory")
 	fs.Uint64Var(&f.mmapBytes, "initial-memory-map-size", defaultMmap, "Bytes of address space for the database while it is worked on")
 	fs.Uint64Var(&f.bumpRevision, "bump-revision", 0, "How much to add to the latest revision")
 	fs.BoolVar(&f.markCompacted, "mark-compacted", false, "Compact everything up to the bumped revision (required if --bump-revision > 0, disallowed otherwise)")
-	_ = cmd.MarkFlagDirname("data-dir")
-	_ = cmd.MarkFlagDirname("wal-dir")
-	return cmd
+}
+
+// Check finds out whether the flags fit together.
+func (f *RestoreFlags) Check() error {
+	if (f.bumpRevision > 0) != f.markCompacted {
+		return badArgs("--mark-compacted required if --revision-bump > 0")
+	}
+	return nil
+}
+
+// DataDir is the directory that a restore makes.
+func (f *RestoreFlags) DataDir() string {
+	if f.dataDir == "" {
+		return f.name + ".etcd"
+	}
+	return f.dataDir
+}
+
+// Free finds out whether the directories of a restore are free, and whether the members of the flags fit together.
+func (f *RestoreFlags) Free() error {
+	r := &restoration{flags: *f}
+	if err := r.foundCluster(); err != nil {
+		return err
+	}
+	_, err := r.placeDirs()
+	return err
+}
+
+// RestoreDatabase makes a member's data directory from a database file without a checksum. What is done is told on errs.
+func RestoreDatabase(file string, f RestoreFlags, errs io.Writer) error {
+	f.skipHashCheck = true
+	u := &utl{out: errs, errs: errs}
+	return u.restoreFile(file, f)
 }
 
 // restoration is a restore under way.
 type restoration struct {
 	utl      *utl
-	flags    restoreFlags
+	flags    RestoreFlags
 	source   string
 	dataDir  string
 	member   string // <data-dir>/member.part, which becomes final
@@ -75,7 +114,7 @@ type restoration struct {
 }
 
 // restoreFile restores a snapshot, or leaves everything as it was.
-func (u *utl) restoreFile(source string, f restoreFlags) (err error) {
+func (u *utl) restoreFile(source string, f RestoreFlags) (err error) {
 	r := &restoration{utl: u, flags: f, source: source, log: u.logger()}
 	if err := r.foundCluster(); err != nil {
 		return err
@@ -114,10 +153,7 @@ func (r *restoration) foundCluster() (err error) {
 
 // placeDirs decides on the directories and finds out whether they are free.
 func (r *restoration) placeDirs() (walDir string, err error) {
-	r.dataDir = r.flags.dataDir
-	if r.dataDir == "" {
-		r.dataDir = r.flags.name + ".etcd"
-	}
+	r.dataDir = r.flags.DataDir()
 	entries, err := os.ReadDir(r.dataDir)
 	if len(entries) > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", fmt.Errorf("data-dir %q not empty or could not be read", r.dataDir)
