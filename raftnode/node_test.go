@@ -43,7 +43,12 @@ func TestSingleMember(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 102, index) // the bootstrap entry, the leader's first, a hundred
 	require.NoError(t, n.WaitApplied(t.Context(), index))
+	now, err := n.StatusNow(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, index, now.Progress[now.ID].Match)
 	require.NoError(t, n.Stop(context.Background()))
+	_, err = n.StatusNow(t.Context())
+	require.ErrorIs(t, err, ErrStopped)
 	require.ErrorIs(t, n.Propose(nil), ErrStopped)
 	_, err = n.ReadIndex(t.Context())
 	require.ErrorIs(t, err, ErrStopped)

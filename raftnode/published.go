@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 
@@ -80,6 +81,22 @@ func (n *Node) Status() Status {
 	s := *n.pub.status.Load()
 	s.Term, s.Lead, s.Commit, s.Applied = n.Term(), n.Lead(), n.Committed(), n.Applied()
 	return s
+}
+
+// StatusNow returns the state as it is when the loop comes to it. ErrStopped.
+func (n *Node) StatusNow(ctx context.Context) (Status, error) {
+	done := make(chan struct{})
+	if !n.inbox.call(func(c *core) { c.publishStatus(); close(done) }) {
+		return Status{}, ErrStopped
+	}
+	select {
+	case <-done:
+		return n.Status(), nil
+	case <-n.quit:
+		return Status{}, ErrStopped
+	case <-ctx.Done():
+		return Status{}, ctx.Err()
+	}
 }
 
 // ID returns the member's own id.

@@ -28,7 +28,7 @@ import (
 // Raft is the consensus node as changes use it.
 type Raft interface {
 	ProposeConfChange(ctx context.Context, cc raftpb.ConfChangeI) error
-	Status() raftnode.Status
+	StatusNow(ctx context.Context) (raftnode.Status, error)
 	Lead() uint64
 	IsLeader() bool
 }
@@ -173,7 +173,7 @@ func (r *Reconfigurer) Promote(ctx context.Context, id uint64) ([]*membership.Me
 }
 
 func (r *Reconfigurer) promote(ctx context.Context, id uint64) ([]*membership.Member, error) {
-	if err := r.ready(id); err != nil {
+	if err := r.ready(ctx, id); err != nil {
 		return nil, err
 	}
 	if r.cfg.Strict {
@@ -186,8 +186,11 @@ func (r *Reconfigurer) promote(ctx context.Context, id uint64) ([]*membership.Me
 }
 
 // ready says whether a learner has enough of the log.
-func (r *Reconfigurer) ready(id uint64) error {
-	st := r.cfg.Raft.Status()
+func (r *Reconfigurer) ready(ctx context.Context, id uint64) error {
+	st, err := r.cfg.Raft.StatusNow(ctx)
+	if err != nil {
+		return err
+	}
 	if st.Progress == nil || st.Lead != st.ID {
 		return errdefs.ErrNotLeader
 	}

@@ -29,8 +29,8 @@ func (f *fakeRaft) ProposeConfChange(context.Context, raftpb.ConfChangeI) error 
 	return nil
 }
 
-func (f *fakeRaft) Status() raftnode.Status {
-	return raftnode.Status{ID: 1, Lead: 1, Progress: f.progress}
+func (f *fakeRaft) StatusNow(context.Context) (raftnode.Status, error) {
+	return raftnode.Status{ID: 1, Lead: 1, Progress: f.progress}, nil
 }
 func (f *fakeRaft) Lead() uint64             { return 1 }
 func (f *fakeRaft) IsLeader() bool           { return true }
