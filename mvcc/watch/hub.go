@@ -131,7 +131,7 @@ func (h *Hub) dispatch(w eventlog.Window) {
 func (h *Hub) allBehind() {
 	for _, g := range h.current.groups {
 		for _, w := range g.watchers {
-			w.fallBehind(max(w.next, h.rev+1))
+			w.fallBehind(h.rev + 1)
 		}
 	}
 	h.current = newIndex()

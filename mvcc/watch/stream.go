@@ -307,12 +307,13 @@ func (w *watcher) flush() bool {
 	return true
 }
 
-// fallBehind makes a current watcher read by itself from a revision on; the caller holds the hub's lock.
+// fallBehind makes a current watcher read by itself from a revision on, or from its start if that is later; the caller holds
+// the hub's lock.
 func (w *watcher) fallBehind(next int64) {
 	s := w.stream
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	w.next, w.behind = next, true
+	w.next, w.behind = max(w.next, next), true
 	s.hub.metrics.behind.Inc()
 	s.queue(w)
 }
