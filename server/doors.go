@@ -314,14 +314,9 @@ func (d *doors) close() {
 
 // peerClient is for single requests to other members, which come from an address if one is given.
 func peerClient(side *tlsconfig.Side, source net.Addr) *http.Client {
-	dial := (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second, LocalAddr: source}).DialContext
-	rt := &http.Transport{
-		DialContext:           dial,
-		DialTLSContext:        transport.OverTLS(dial, side.Client),
+	return &http.Client{Transport: transport.NewRoundTripper(&http.Transport{
 		ResponseHeaderTimeout: 10 * time.Second,
 		MaxIdleConnsPerHost:   128,
 		IdleConnTimeout:       30 * time.Second,
-	}
-	transport.WithSockets(rt, (&net.Dialer{Timeout: 2 * time.Second}).DialContext, side.Client)
-	return &http.Client{Transport: rt}
+	}, transport.DialFrom(source, 2*time.Second), side.Client)}
 }

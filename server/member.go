@@ -312,6 +312,7 @@ func (m *member) background(ctx context.Context, work *sync.WaitGroup) {
 		func(ctx context.Context) error { return m.data.checker.Periodic(ctx, m.cfg.Upkeep.CorruptCheckTime) },
 		m.checkCompactions,
 		m.data.integrity.Run,
+		m.autoPromote,
 		func(ctx context.Context) error { return m.upkeep.Relieve(ctx, own, m.quota.Relieved) },
 		func(ctx context.Context) error { m.state.Leases.Run(ctx); return nil },
 		func(ctx context.Context) error { purger.Run(ctx); return nil },
@@ -336,6 +337,27 @@ func (m *member) autoCompact(ctx context.Context) error {
 		},
 		Clock: m.env.Clock, Logger: m.env.Logger,
 	})
+}
+
+// autoPromote makes learners voting members, if that is asked for.
+func (m *member) autoPromote(ctx context.Context) error {
+	if !m.cfg.Bootstrap.AutoPromote {
+		return nil
+	}
+	promoted := reconfig.NewAutoPromoted()
+	m.env.Registerer.MustRegister(promoted)
+	return reconfig.AutoPromote{
+		Status: m.node.Status,
+		Started: func(id uint64) bool {
+			l := m.boot.Members.Member(id)
+			return l != nil && l.IsStarted() && m.boot.Members.IsReadyToPromote()
+		},
+		Promote: func(ctx context.Context, id uint64) error {
+			_, err := m.reconfig.Promote(ctx, id)
+			return err
+		},
+		Stay: 5 * m.cfg.Raft.Election, Clock: m.env.Clock, Logger: m.env.Logger.Named("promote"), Promoted: promoted,
+	}.Run(ctx)
 }
 
 // checkCompactions compares what compactions left, if that is asked for.

@@ -9,6 +9,7 @@ import (
 	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"github.com/prometheus/client_golang/prometheus"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -27,6 +28,7 @@ import (
 	"github.com/keelson-io/keelson/server/insight"
 	"github.com/keelson-io/keelson/server/listen"
 	"github.com/keelson-io/keelson/server/rpc"
+	"github.com/keelson-io/keelson/server/tracing"
 )
 
 // services are what clients talk to.
@@ -47,7 +49,7 @@ const prefaceTimeout = 20 * time.Second
 // grpcOverhead is what a message may be larger than the request in it, in bytes.
 const grpcOverhead = 512 << 10
 
-func newServices(cfg *config.Config, m *member, d *doors, reg *prometheus.Registry) *services {
+func newServices(cfg *config.Config, m *member, d *doors, reg *prometheus.Registry, tr *tracing.Tracing) *services {
 	guard := rpc.NewGuard(rpc.GuardConfig{
 		Lead: m.node.Lead, IsLearner: m.boot.Members.IsLearner, Election: cfg.Raft.Election, Clock: m.env.Clock,
 		Called: clientRequests(reg), Quarantine: &m.data.quarantine,
@@ -61,24 +63,29 @@ func newServices(cfg *config.Config, m *member, d *doors, reg *prometheus.Regist
 	traffic := &rpc.Traffic{Calls: &insight.Calls{}, Heat: insight.NewHeat(m.env.Clock.Now())}
 	requests := rpc.RequestLog{Slow: cfg.Log.WarnUnary, Clock: m.env.Clock, Logger: m.env.Logger, Traffic: traffic}
 	lim := &cfg.Limits
-	g := grpc.NewServer(
+	g := grpc.NewServer(append([]grpc.ServerOption{
 		grpc.Creds(listen.Credentials()),
 		grpc.ConnectionTimeout(prefaceTimeout),
 		grpc.ForceServerCodecV2(rpc.NewCodec(wire)),
 		grpc.ChainUnaryInterceptor(calls.UnaryServerInterceptor(), requests.Unary, guard.Unary),
 		grpc.ChainStreamInterceptor(calls.StreamServerInterceptor(), traffic.Stream, guard.Stream),
-		grpc.MaxRecvMsgSize(int(lim.MaxRequestBytes)+grpcOverhead),
+		grpc.MaxRecvMsgSize(int(lim.MaxRequestBytes) + grpcOverhead),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.NumStreamWorkers(streamWorkers), // calls on goroutines whose stacks have grown already
 		grpc.MaxConcurrentStreams(lim.MaxConcurrentStreams),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: lim.KeepAliveMinTime}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: lim.KeepAliveInterval, Timeout: lim.KeepAliveTimeout}),
-	)
-	registerServices(g, cfg, m, wire, reg)
+	}, tr.ServerOptions()...)...)
+	registerServices(g, cfg, m, wire, reg, tr.Spans())
 	log := newFeed(m, reg)
 	backuppb.RegisterBackupServer(g, log)
 	insightpb.RegisterInsightServer(g, newInsight(m, d, traffic))
 	traffic.Calls.Init(rpc.Methods(g))
+	if cfg.Features.EnableReflection {
+		if err := rpc.RegisterReflection(g); err != nil {
+			m.env.Logger.Error("there is no gRPC reflection", zap.Error(err))
+		}
+	}
 	calls.InitializeMetrics(g)
 	api := httpapi.Config{
 		Health: httpapi.Health{
@@ -96,12 +103,13 @@ func newServices(cfg *config.Config, m *member, d *doors, reg *prometheus.Regist
 	return &services{grpc: g, http: access.Wrap(httpapi.NewClient(api)), metrics: httpapi.NewMetrics(api), guard: guard, feed: log}
 }
 
-func registerServices(g *grpc.Server, cfg *config.Config, m *member, wire *rpc.Metrics, reg prometheus.Registerer) {
+func registerServices(g *grpc.Server, cfg *config.Config, m *member, wire *rpc.Metrics, reg prometheus.Registerer, spans *rpc.Spans) {
 	header := m.header()
 	errs := rpc.NewTranslator()
-	space := &rpc.SpaceGuard{MemberID: m.boot.MemberID, Quota: m.quota, Proposer: m.proposer}
+	proposer := spans.Proposer(m.proposer)
+	space := &rpc.SpaceGuard{MemberID: m.boot.MemberID, Quota: m.quota, Proposer: proposer}
 	shares, budget := m.newShares(reg), m.newBudget(reg)
-	authorized := rpc.Authorized{Proposer: m.proposer, Access: m.access, Lane: shares.Writes, Prefixes: m.newPrefixes(reg)}
+	authorized := rpc.Authorized{Proposer: proposer, Access: m.access, Lane: shares.Writes, Prefixes: m.newPrefixes(reg)}
 	kv := rpc.NewKV(rpc.KVConfig{
 		Header: header, Errors: errs, Proposer: authorized, Access: m.access, Gate: m.gate, Store: m.state.Store, Leases: m.state.Leases, Space: space,
 		MaxTxnOps: int(cfg.Limits.MaxTxnOps), MaxRequestBytes: int(cfg.Limits.MaxRequestBytes),
@@ -110,7 +118,7 @@ func registerServices(g *grpc.Server, cfg *config.Config, m *member, wire *rpc.M
 	kv.Register(g)
 	pb.RegisterWatchServer(g, rpc.NewWatch(rpc.WatchConfig{
 		Header: header, Hub: m.watches, Access: m.access, Errors: errs, MaxResponseBytes: int(cfg.Limits.MaxRequestBytes) + grpcOverhead,
-		ProgressInterval: cfg.Features.WatchProgressInterval, Clock: m.env.Clock, Metrics: wire, Budget: budget,
+		ProgressInterval: cfg.Features.WatchProgressInterval, Clock: m.env.Clock, Metrics: wire, Budget: budget, Spans: spans,
 	}))
 	leases := rpc.NewLease(rpc.LeaseConfig{
 		Header: header, Errors: errs, Proposer: authorized, Access: m.access, Gate: m.gate, Leases: m.leasing, Space: space, Metrics: wire,
@@ -122,9 +130,9 @@ func registerServices(g *grpc.Server, cfg *config.Config, m *member, wire *rpc.M
 	pb.RegisterClusterServer(g, rpc.NewCluster(rpc.ClusterConfig{
 		Header: header, Errors: errs, Access: m.access, Gate: m.gate, Members: m.boot.Members.Members, Change: m.reconfig,
 	}))
-	pb.RegisterMaintenanceServer(g, rpc.GuardMaintenance(maintenance(m, header, errs, budget), m.access, errs))
+	pb.RegisterMaintenanceServer(g, rpc.GuardMaintenance(maintenance(m, header, errs, proposer, budget), m.access, errs))
 	pb.RegisterAuthServer(g, rpc.NewAuth(rpc.AuthConfig{
-		Errors: errs, Proposer: m.proposer, Access: m.access, Gate: m.gate,
+		Errors: errs, Proposer: proposer, Access: m.access, Gate: m.gate,
 		Passwords: m.passwords, Tokens: m.tokens, Header: header, Clock: m.env.Clock, Shares: shares, Logger: m.access.Logger,
 	}))
 	integritypb.RegisterIntegrityServer(g, &rpc.Integrity{Header: header, Errors: errs, Access: m.access, Replace: m.data.refetcher.Refetch})
@@ -149,9 +157,9 @@ func newFeed(m *member, reg prometheus.Registerer) *feed.Service {
 	})
 }
 
-func maintenance(m *member, header *rpc.Header, errs *rpc.Translator, budget *rpc.Budget) *rpc.Maintenance {
+func maintenance(m *member, header *rpc.Header, errs *rpc.Translator, proposer rpc.Proposer, budget *rpc.Budget) *rpc.Maintenance {
 	return rpc.NewMaintenance(rpc.MaintenanceConfig{
-		Header: header, Errors: errs, Proposer: m.proposer, Raft: m.node,
+		Header: header, Errors: errs, Proposer: proposer, Raft: m.node,
 		Backend: func() rpc.Backend { return m.state.Backend() }, Hasher: m.state.Store,
 		Alarms: m.alarms, Troubles: m.troubles, QuotaBytes: m.quota.Limit(), IsLearner: m.boot.Members.IsLearner, StorageVersion: m.storageVersion,
 		Versions: m.boot.Members, Gate: m.gate,

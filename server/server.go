@@ -17,9 +17,11 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.etcd.io/etcd/api/v3/version"
@@ -31,6 +33,7 @@ import (
 	"github.com/keelson-io/keelson/server/bootstrap"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/logging"
+	"github.com/keelson-io/keelson/server/tracing"
 )
 
 // stopTimeout bounds an orderly stop: handing over leadership and ending the calls under way.
@@ -49,11 +52,20 @@ func Run(ctx context.Context, cfg *config.Config) error {
 		lg.Error("failed to start", zap.Error(err))
 		return err
 	}
+	tell := manager{lg: lg}
+	tell.say("STATUS=joining the cluster")
+	select {
+	case <-s.Ready():
+		tell.say(daemon.SdNotifyReady, "STATUS=serving clients at "+strings.Join(cfg.Listen.ClientURLs, ", "))
+	case <-ctx.Done():
+	case <-s.Done():
+	}
 	select {
 	case <-ctx.Done():
 		lg.Info("received signal; shutting down")
 	case <-s.Done():
 	}
+	tell.say(daemon.SdNotifyStopping, "STATUS=stopping")
 	stopCtx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	return errors.Join(s.Err(), s.Stop(stopCtx))
@@ -78,8 +90,9 @@ type Server struct {
 	lg       *zap.Logger
 	registry *prometheus.Registry
 
-	doors  *doors
-	member *member
+	doors   *doors
+	member  *member
+	tracing *tracing.Tracing // nil: none
 
 	cancel context.CancelFunc // ends the background work
 	work   sync.WaitGroup
@@ -120,6 +133,13 @@ func Start(ctx context.Context, cfg *config.Config, lg *zap.Logger) (*Server, er
 			return nil, errors.Join(err, s.member.close(ctx))
 		}
 	}
+	if cfg.Tracing.Enabled {
+		if s.tracing, err = tracing.New(ctx, cfg.Tracing, lg.Named("tracing")); err != nil {
+			cancel()
+			s.doors.close()
+			return nil, errors.Join(err, s.member.close(ctx))
+		}
+	}
 	s.run(background)
 	return s, nil
 }
@@ -128,7 +148,7 @@ func Start(ctx context.Context, cfg *config.Config, lg *zap.Logger) (*Server, er
 func (s *Server) run(ctx context.Context) {
 	m := s.member
 	s.doors.servePeers(m.peerHandler(), s.failWith)
-	services := newServices(s.cfg, m, s.doors, s.registry)
+	services := newServices(s.cfg, m, s.doors, s.registry, s.tracing)
 	s.doors.serveMetrics(services.metrics, s.failWith)
 	m.node.Start()
 	s.work.Go(func() {
@@ -209,6 +229,7 @@ func (s *Server) Stop(ctx context.Context) error {
 	s.work.Wait()
 	err := s.member.close(ctx)
 	s.doors.close()
+	s.tracing.Close(ctx)
 	s.lg.Info("stopped")
 	return err
 }

@@ -44,8 +44,20 @@ func (c *timedConn) Write(p []byte) (int, error) {
 	}
 }
 
-// Dial opens a connection to an address (host:port).
+// Dial opens a connection to an address: host:port, or the path of a unix socket.
 type Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// DialFrom opens connections from a local address, nil for any, which sockets have none of.
+func DialFrom(source net.Addr, timeout time.Duration) Dial {
+	overTCP := &net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second, LocalAddr: source}
+	toSocket := &net.Dialer{Timeout: timeout}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if network == "unix" {
+			return toSocket.DialContext(ctx, network, addr)
+		}
+		return overTCP.DialContext(ctx, network, addr)
+	}
+}
 
 // handshakeTimeout bounds TLS handshakes.
 const handshakeTimeout = 10 * time.Second
@@ -78,50 +90,18 @@ func OverTLS(dial Dial, config func() *tls.Config) Dial {
 	}
 }
 
-// WithSockets makes rt also take URLs of the schemes unix and unixs: HTTP over the unix socket whose path is the host and port. dial is
-// given the network "unix"; tls is as for OverTLS, nil where none is spoken. It returns the client of these connections.
-func WithSockets(rt *http.Transport, dial Dial, tls func() *tls.Config) *http.Transport {
-	over := rt.Clone()
-	over.Proxy = nil
-	over.DialContext = func(ctx context.Context, _, addr string) (net.Conn, error) { return dial(ctx, "unix", addr) }
-	if tls != nil {
-		over.DialTLSContext = OverTLS(over.DialContext, tls)
-	}
-	rt.RegisterProtocol("unix", socket{over, "http"})
-	rt.RegisterProtocol("unixs", socket{over, "https"})
-	return over
-}
-
-// socket sends requests under another scheme.
-type socket struct {
-	*http.Transport
-	scheme string
-}
-
-func (s socket) RoundTrip(r *http.Request) (*http.Response, error) {
-	r = r.Clone(r.Context())
-	r.URL.Scheme = s.scheme
-	return s.Transport.RoundTrip(r)
-}
-
 // roundTripper returns a client for connections with these timeouts.
-func (t *Transport) roundTripper(read, write, header time.Duration, idle int) *http.Transport {
-	dialer := &net.Dialer{Timeout: t.cfg.DialTimeout, KeepAlive: 30 * time.Second, LocalAddr: t.cfg.Source}
-	local := &net.Dialer{Timeout: t.cfg.DialTimeout}
+func (t *Transport) roundTripper(read, write, header time.Duration, idle int) *RoundTripper {
+	open := DialFrom(t.cfg.Source, t.cfg.DialTimeout)
 	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
-		by := dialer
-		if network == "unix" {
-			by = local // without an address of its own
-		}
-		c, err := by.DialContext(ctx, network, addr)
+		c, err := open(ctx, network, addr)
 		if err != nil {
 			return nil, err
 		}
 		return &timedConn{Conn: c, read: read, write: write}, nil
 	}
-	rt := &http.Transport{
+	return NewRoundTripper(&http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           dial,
 		TLSHandshakeTimeout:   handshakeTimeout,
 		ResponseHeaderTimeout: header,
 		MaxIdleConnsPerHost:   idle,
@@ -129,11 +109,5 @@ func (t *Transport) roundTripper(read, write, header time.Duration, idle int) *h
 		IdleConnTimeout: t.cfg.ReadTimeout * 4 / 5,
 		ReadBufferSize:  64 << 10,
 		WriteBufferSize: 64 << 10,
-	}
-	if t.cfg.TLS != nil {
-		rt.DialTLSContext = OverTLS(dial, t.cfg.TLS)
-		rt.TLSClientConfig = t.cfg.TLS() // for connections through a proxy
-	}
-	t.clients = append(t.clients, rt, WithSockets(rt, dial, t.cfg.TLS))
-	return rt
+	}, dial, t.cfg.TLS)
 }

@@ -103,7 +103,7 @@ func (p *peer) readOnce(kind streamKind) error {
 func (p *peer) dial(kind streamKind) (io.ReadCloser, error) {
 	u := p.urls.pick()
 	target := *u
-	target.Path = kind.path() + "/" + formatID(p.t.cfg.ID)
+	target.Path += kind.path() + "/" + formatID(p.t.cfg.ID)
 	req, err := http.NewRequestWithContext(p.ctx, http.MethodGet, target.String(), nil)
 	if err != nil {
 		return nil, err

@@ -49,12 +49,12 @@ func (p *peer) postMessage(m *raftpb.Message) {
 }
 
 // post sends a request and waits for the answer.
-func (p *peer) post(client *http.Transport, path, contentType string, body io.Reader, size int64) error {
+func (p *peer) post(client *RoundTripper, path, contentType string, body io.Reader, size int64) error {
 	ctx, cancel := context.WithCancel(p.ctx)
 	defer cancel()
 	u := p.urls.pick()
 	target := *u
-	target.Path = path
+	target.Path += path
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), body)
 	if err != nil {
 		return err

@@ -88,7 +88,7 @@ func (p *peer) probeOnce() (rtt, ahead time.Duration, err error) {
 	defer cancel()
 	u := p.urls.pick()
 	target := *u
-	target.Path = probingPath
+	target.Path += probingPath
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
 	if err != nil {
 		return 0, 0, err

@@ -2,7 +2,6 @@ package transport
 
 import (
 	"context"
-	"net/http"
 	"net/url"
 	"slices"
 	"sync"
@@ -19,8 +18,7 @@ type Transport struct {
 	lg      *zap.Logger
 	metrics *metrics
 
-	streamClient, postClient, snapshotClient *http.Transport
-	clients                                  []*http.Transport // all of them, also those for sockets
+	streamClient, postClient, snapshotClient *RoundTripper
 
 	ctx     context.Context // ends when the transport stops
 	cancel  context.CancelFunc
@@ -256,7 +254,7 @@ func (t *Transport) Stop() {
 	t.cancel()
 	stopAll(gone)
 	t.handlers.Wait()
-	for _, c := range t.clients {
+	for _, c := range []*RoundTripper{t.streamClient, t.postClient, t.snapshotClient} {
 		c.CloseIdleConnections()
 	}
 }

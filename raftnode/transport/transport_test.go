@@ -182,7 +182,7 @@ func TestSockets(t *testing.T) {
 	ms[1].awaitStreams(1)
 	ms[0].tr.Send([]*raftpb.Message{message(raftpb.MsgHeartbeat, 1, 2)})
 	requireEqual(t, message(raftpb.MsgHeartbeat, 1, 2), ms[1].awaitMessages(1)[0])
-	_, err := parseURLs([]string{"unix:///tmp/socket"})
+	_, err := parseURLs([]string{"unix://"})
 	require.Error(t, err)
 }
 

@@ -10,8 +10,7 @@ import (
 	"sync"
 )
 
-// parseURLs parses peer URLs, which name scheme and host:port and nothing else. That of a unix socket names a file host:port in the
-// working directory, as in etcd.
+// parseURLs parses peer URLs, which name scheme and host:port and nothing else, or a unix socket.
 func parseURLs(raw []string) ([]*url.URL, error) {
 	if len(raw) == 0 {
 		return nil, errors.New("transport: no peer URLs")
@@ -22,10 +21,12 @@ func parseURLs(raw []string) ([]*url.URL, error) {
 		if err != nil {
 			return nil, fmt.Errorf("transport: peer URL: %w", err)
 		}
-		switch u.Scheme {
-		case "http", "https", "unix", "unixs":
-		default:
-			return nil, fmt.Errorf("transport: peer URL %q: the scheme must be http, https, unix or unixs", s)
+		if isSocket(u) && u.Host+u.Path != "" {
+			urls = append(urls, u)
+			continue
+		}
+		if u.Scheme != "http" && u.Scheme != "https" {
+			return nil, fmt.Errorf("transport: peer URL %q: the scheme must be http, https, unix or unixs, with an address", s)
 		}
 		if _, _, err := net.SplitHostPort(u.Host); err != nil {
 			return nil, fmt.Errorf("transport: peer URL %q: %w", s, err)

@@ -36,6 +36,7 @@ type Config struct {
 	Auth      Auth
 	Log       Log
 	Features  Features
+	Tracing   Tracing
 	Upkeep    Upkeep
 	Unsafe    Unsafe
 	Security  Security
@@ -63,6 +64,7 @@ type Bootstrap struct {
 	Existing            bool // --initial-cluster-state existing
 	StrictReconfigCheck bool
 	MaxLearners         int
+	AutoPromote         bool // the leader makes learners that have caught up voting members
 	Discovery           Discovery
 	clusterSet          bool
 }
@@ -132,6 +134,7 @@ type Features struct {
 	WatchProgressInterval time.Duration
 	EnablePprof           bool
 	EnableGateway         bool   // the JSON gateway
+	EnableReflection      bool   // gRPC's description of the services
 	Metrics               string // basic or extensive
 	Gates                 Gates
 }
@@ -182,6 +185,7 @@ func Default() *Config {
 		},
 		Features: Features{WatchProgressInterval: 10 * time.Minute, EnableGateway: true, Metrics: "basic"},
 		Upkeep:   Upkeep{AutoCompaction: AutoCompaction{Mode: CompactPeriodic, Retention: "0"}, CompactHashCheckTime: time.Minute, DowngradeCheckTime: 5 * time.Second, IntegrityInterval: time.Second},
+		Tracing:  Tracing{Address: "localhost:4317", Service: "etcd"},
 	}
 }
 
@@ -248,7 +252,9 @@ func (c *Config) Alone() string {
 
 // Validate refuses a configuration that cannot work. It touches nothing.
 func (c *Config) Validate() error {
-	checks := []func() error{c.checkURLs, c.checkDiscovery, c.checkSecurity, c.checkTimes, c.checkBackend, c.checkFair, c.checkLog, c.checkUpkeep}
+	checks := []func() error{
+		c.checkURLs, c.checkDiscovery, c.checkSecurity, c.checkTimes, c.checkBackend, c.checkFair, c.checkLog, c.checkUpkeep, c.checkTracing,
+	}
 	for _, check := range checks {
 		if err := check(); err != nil {
 			return err

@@ -86,6 +86,7 @@ func (c *Config) flags() (fs *pflag.FlagSet, file *string) {
 	c.securityFlags(fs)
 	c.authFlags(fs)
 	c.logFlags(fs)
+	c.Tracing.flags(fs)
 	c.upkeepFlags(fs)
 	return fs, file
 }
@@ -119,6 +120,7 @@ func (c *Config) clusterFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&c.Bootstrap.StrictReconfigCheck, "strict-reconfig-check", c.Bootstrap.StrictReconfigCheck, "Reject reconfiguration that would lose the quorum.")
 	fs.BoolVar(&c.Raft.PreVote, "pre-vote", c.Raft.PreVote, "Ask before an election, so that a member that comes back does not disrupt the leader.")
 	fs.IntVar(&c.Bootstrap.MaxLearners, "max-learners", c.Bootstrap.MaxLearners, "Maximum number of learners in the cluster.")
+	fs.BoolVar(&c.Bootstrap.AutoPromote, "learner-auto-promote", c.Bootstrap.AutoPromote, "As leader, make learners that have caught up voting members.")
 	fs.Uint64Var(&c.Raft.CatchUpEntries, "snapshot-catchup-entries", c.Raft.CatchUpEntries, "Log entries kept for a slow follower after a snapshot.")
 }
 
@@ -169,6 +171,7 @@ func (c *Config) logFlags(fs *pflag.FlagSet) {
 	f := &c.Features
 	fs.DurationVar(&f.WatchProgressInterval, "watch-progress-notify-interval", f.WatchProgressInterval, "Interval of progress notifications on idle watches.")
 	fs.BoolVar(&f.EnableGateway, "enable-grpc-gateway", f.EnableGateway, "Serve the JSON gateway under /v3/.")
+	fs.BoolVar(&f.EnableReflection, "enable-grpc-reflection", f.EnableReflection, "Describe the services to gRPC clients that ask.")
 	fs.BoolVar(&f.EnablePprof, "enable-pprof", f.EnablePprof, "Serve runtime profiles under /debug/pprof/.")
 	fs.StringVar(&f.Metrics, "metrics", f.Metrics, "Detail of metrics: basic, or extensive with gRPC latency histograms.")
 	fs.Var(list{&c.Listen.MetricsURLs}, "listen-metrics-urls", "Comma-separated further URLs to serve /metrics and /health on.")

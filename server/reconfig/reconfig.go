@@ -198,7 +198,7 @@ func (r *Reconfigurer) ready(ctx context.Context, id uint64) error {
 	if !ok {
 		return membership.ErrIDNotFound
 	}
-	if learner.Match*100 < st.Progress[st.ID].Match*readyPercent {
+	if !hasLog(learner, st.Progress[st.ID]) {
 		return errdefs.ErrLearnerNotReady
 	}
 	return nil

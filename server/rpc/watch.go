@@ -25,6 +25,7 @@ type WatchConfig struct {
 	Clock            clock.Clock
 	Metrics          *Metrics
 	Budget           *Budget
+	Spans            *Spans // nil: none
 }
 
 // WatchService is etcdserverpb.Watch.
@@ -42,17 +43,19 @@ func (s *WatchService) Watch(stream pb.Watch_WatchServer) error {
 	defer cancel()
 	ws := s.cfg.Hub.NewStream()
 	defer ws.Close()
+	spans := s.cfg.Spans.watches(stream.Context())
+	defer spans.end()
 	// The receiver may block in Recv until this method has returned, so it is not waited for.
 	received := make(chan error, 1)
 	go func() {
-		if err := s.receive(ctx, stream, ws); err != nil { // io.EOF: no more requests, responses go on
+		if err := s.receive(ctx, stream, ws, spans); err != nil { // io.EOF: no more requests, responses go on
 			s.cfg.Metrics.failed(stream.Context(), "receive", "watch", err)
 			received <- err
 			cancel()
 		}
 	}()
 	go s.tick(ctx, ws)
-	err := s.send(ctx, stream, ws)
+	err := s.send(ctx, stream, ws, spans)
 	select {
 	case err = <-received:
 	default:
@@ -81,7 +84,7 @@ func (s *WatchService) tick(ctx context.Context, ws *watch.Stream) {
 	}
 }
 
-func (s *WatchService) receive(ctx context.Context, stream pb.Watch_WatchServer, ws *watch.Stream) error {
+func (s *WatchService) receive(ctx context.Context, stream pb.Watch_WatchServer, ws *watch.Stream, spans *watchSpans) error {
 	for {
 		req, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -93,6 +96,7 @@ func (s *WatchService) receive(ctx context.Context, stream pb.Watch_WatchServer,
 		switch r := req.RequestUnion.(type) {
 		case *pb.WatchRequest_CreateRequest:
 			if r.CreateRequest != nil {
+				spans.create(r.CreateRequest)
 				err = s.create(ctx, stream.Context(), ws, r.CreateRequest)
 			}
 		case *pb.WatchRequest_CancelRequest:
@@ -151,12 +155,13 @@ func (s *WatchService) create(ctx, call context.Context, ws *watch.Stream, r *pb
 	return ws.Watch(ctx, req)
 }
 
-func (s *WatchService) send(ctx context.Context, stream pb.Watch_WatchServer, ws *watch.Stream) error {
+func (s *WatchService) send(ctx context.Context, stream pb.Watch_WatchServer, ws *watch.Stream, spans *watchSpans) error {
 	for {
 		r, err := ws.Next(ctx)
 		if err != nil {
 			return err
 		}
+		spans.answer(&r)
 		start := s.cfg.Clock.Now()
 		if err := s.respond(stream, &r); err != nil {
 			return err
