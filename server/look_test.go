@@ -45,6 +45,12 @@ func TestLook(t *testing.T) {
 		})
 		require.NoError(t, err)
 	}
+	for range 30 {
+		stream, err := kv.RangeStream(ctx, &pb.RangeRequest{Key: []byte("streamed/"), RangeEnd: []byte("streamed0")})
+		require.NoError(t, err)
+		_, err = stream.Recv()
+		require.NoError(t, err)
+	}
 	_, err = kv.Range(ctx, &pb.RangeRequest{Key: []byte("k"), Revision: 1 << 40})
 	require.Error(t, err)
 	w, err := watches.Watch(ctx)
@@ -97,6 +103,7 @@ func TestLook(t *testing.T) {
 	}
 	require.Greater(t, hot["/registry/pods/"].GetWrites(), hot["/registry/configmaps/"].GetReads())
 	require.InDelta(t, hot["lock"].GetWrites(), hot["/registry/configmaps/"].GetReads(), 0.5*hot["lock"].GetWrites())
+	require.Positive(t, hot["streamed/"].GetReads())
 	require.NotContains(t, hot, "never/")
 	require.Equal(t, "/registry/pods/", string(look.Prefixes.Biggest[0].Prefix))
 	require.EqualValues(t, 60, look.Prefixes.Biggest[0].Keys)

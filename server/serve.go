@@ -60,7 +60,7 @@ func newServices(cfg *config.Config, m *member, d *doors, reg *prometheus.Regist
 	}
 	reg.MustRegister(calls)
 	wire := rpc.NewMetrics(reg)
-	traffic := &rpc.Traffic{Calls: &insight.Calls{}, Heat: insight.NewHeat(m.env.Clock.Now())}
+	traffic := &rpc.Traffic{Calls: &insight.Calls{}, Heat: insight.NewHeat(m.env.Clock.Now()), Clock: m.env.Clock}
 	requests := rpc.RequestLog{Slow: cfg.Log.WarnUnary, Clock: m.env.Clock, Logger: m.env.Logger, Traffic: traffic}
 	lim := &cfg.Limits
 	g := grpc.NewServer(append([]grpc.ServerOption{

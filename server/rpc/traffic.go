@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 
+	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/server/insight"
 )
 
@@ -14,6 +15,7 @@ import (
 type Traffic struct {
 	Calls *insight.Calls
 	Heat  *insight.Heat
+	Clock clock.Clock
 }
 
 // Methods names the methods of a server for its Traffic.
@@ -30,8 +32,24 @@ func Methods(g *grpc.Server) map[string]bool {
 // Stream is the interceptor of streams.
 func (t *Traffic) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	call := t.Calls.Begin(info.FullMethod)
+	if info.FullMethod == pb.KV_RangeStream_FullMethodName {
+		ss = &rangeStream{ss, t}
+	}
 	err := handler(srv, ss)
 	call.End(status.Code(err), 0)
+	return err
+}
+
+// rangeStream counts the range that is asked for.
+type rangeStream struct {
+	grpc.ServerStream
+	t *Traffic
+}
+
+// RecvMsg is grpc.ServerStream's.
+func (s *rangeStream) RecvMsg(m any) error {
+	err := s.ServerStream.RecvMsg(m)
+	s.t.used(s.t.Clock.Now(), m, nil, err)
 	return err
 }
 

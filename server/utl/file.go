@@ -46,21 +46,28 @@ func isFile(path string) error {
 }
 
 func inBounds(tx *bbolt.Tx) error {
+	_, err := inUse(tx)
+	return err
+}
+
+// inUse walks through all pages and returns the bytes of those that are in use.
+func inUse(tx *bbolt.Tx) (int64, error) {
 	f, err := os.Open(tx.DB().Path())
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if info.Size() < tx.Size() {
-		return fmt.Errorf("it is cut off: %d bytes of %d", info.Size(), tx.Size())
+		return 0, fmt.Errorf("it is cut off: %d bytes of %d", info.Size(), tx.Size())
 	}
 	pageSize := int64(tx.DB().Info().PageSize)
 	p := &pages{r: f, size: pageSize, limit: uint64(tx.Size() / pageSize)}
-	return p.check(uint64(tx.Cursor().Bucket().Root()), int64(tx.ID()))
+	err = p.check(uint64(tx.Cursor().Bucket().Root()), int64(tx.ID()))
+	return p.used() * pageSize, err
 }
 
 // maxFaults is how many faults of a file are told of.

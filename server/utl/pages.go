@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 )
 
 // A bbolt file is an array of pages; all numbers are of the machine's byte order.
@@ -35,6 +36,7 @@ type pages struct {
 	size  int64  // of a page
 	limit uint64 // number of pages
 	seen  []uint64
+	free  int64 // pages, as the freelist says
 }
 
 // keyRange is what the keys below a branch's element are in.
@@ -60,6 +62,15 @@ func (p *pages) check(root uint64, txid int64) error {
 	return p.visit(root, keyRange{}, 0)
 }
 
+// used is the number of pages that are in use, once they were checked: those that were reached, and the two of the file itself.
+func (p *pages) used() int64 {
+	n := 2 - p.free
+	for _, word := range p.seen {
+		n += int64(bits.OnesCount64(word))
+	}
+	return n
+}
+
 // freelist takes the free pages for seen.
 func (p *pages) freelist(id uint64) error {
 	b, err := p.read(id)
@@ -75,6 +86,7 @@ func (p *pages) freelist(id uint64) error {
 	if flags != freelistFlag || count > uint64(len(b)/8) {
 		return fmt.Errorf("page %d: %d entries, flags %x", id, count, flags)
 	}
+	p.free = int64(count)
 	for i := range count {
 		if err := p.claim(binary.NativeEndian.Uint64(b[8*i:]), 1); err != nil {
 			return err

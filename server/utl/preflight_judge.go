@@ -1,6 +1,7 @@
 package utl
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -199,18 +200,22 @@ func (i *inspection) tellDB() {
 	if i.running {
 		state = ", in use by another process"
 	}
-	i.tell("database", "%s, %s in use, revision %d, applied up to %d%s", humanize.IBytes(uint64(d.size)), humanize.IBytes(uint64(d.inUse)), d.revision, d.index, state)
+	size := humanize.IBytes(uint64(d.size))
+	if d.inUse > 0 {
+		size += ", " + humanize.IBytes(uint64(d.inUse)) + " in use"
+	}
+	i.tell("database", "%s, revision %d, applied up to %d%s", size, d.revision, d.index, state)
 	switch {
 	case d.hash != nil:
 		i.tell("database", "every page was checked; hash %x, as `snapshot status` tells it", *d.hash)
 	case d.size > quickPages:
 		i.note("database", "too large to check every page unasked: --deep does")
 	}
-	if free := d.size - d.inUse; free > d.size/2 && free > 100<<20 {
+	if free := d.size - d.inUse; d.inUse > 0 && free > d.size/2 && free > 100<<20 {
 		i.note("database", "%.0f %% of it are free pages: `defrag`, before or after", float64(free)*100/float64(d.size))
 	}
-	if d.inUse > quota.DefaultBytes*8/10 {
-		i.note("quota", "%s are in use: give --quota-backend-bytes as etcd had it, the default is %s", humanize.IBytes(uint64(d.inUse)), humanize.IBytes(uint64(quota.DefaultBytes)))
+	if used := cmp.Or(d.inUse, d.size); used > quota.DefaultBytes*8/10 {
+		i.note("quota", "up to %s are in use: give --quota-backend-bytes as etcd had it, the default is %s", humanize.IBytes(uint64(used)), humanize.IBytes(uint64(quota.DefaultBytes)))
 	}
 	for _, a := range d.alarms {
 		i.note("alarms", "%s is raised, and stays so", a)

@@ -48,7 +48,7 @@ func (l *logSeen) last() uint64 {
 
 // dbSeen is what the database holds.
 type dbSeen struct {
-	size, inUse             int64
+	size, inUse             int64 // inUse 0: not known
 	index, term             uint64
 	hasTerm, hasConfState   bool
 	storage, clusterVersion string
@@ -191,7 +191,7 @@ func readDB(path string, deep bool) (_ *dbSeen, err error) {
 		}
 		seen.size = info.Size()
 		if deep || info.Size() <= quickPages {
-			if err := inBounds(tx); err != nil {
+			if seen.inUse, err = inUse(tx); err != nil {
 				return fmt.Errorf("it is damaged: %w", err)
 			}
 		}
@@ -217,8 +217,6 @@ func (s *dbSeen) read(tx *bbolt.Tx) error {
 	s.index, s.term = number(meta.Get([]byte("consistent_index"))), number(meta.Get([]byte("term")))
 	s.hasTerm, s.hasConfState = len(meta.Get([]byte("term"))) > 0, len(meta.Get([]byte("confState"))) > 0
 	s.storage = string(meta.Get(storageVersionKey))
-	stats := tx.DB().Stats()
-	s.inUse = tx.Size() - int64(stats.FreePageN+stats.PendingPageN)*int64(tx.DB().Info().PageSize)
 	if keys := tx.Bucket(keyBucket); keys != nil {
 		if k, _ := keys.Cursor().Last(); k != nil {
 			r, _, err := backend.ParseKey(k)
