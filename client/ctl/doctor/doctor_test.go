@@ -174,6 +174,22 @@ func TestTrouble(t *testing.T) {
 	}
 }
 
+// TestFewDurations: a few slow syncs say nothing.
+func TestFewDurations(t *testing.T) {
+	in := well()
+	for _, look := range in.Looks {
+		for i := range look {
+			look[i].Look.WalFsync = &insightpb.Durations{Bounds: []float64{1}, Counts: []uint64{0}, Count: 5}
+		}
+	}
+	for _, f := range Examine(in) {
+		if f.Check == "log syncs" {
+			require.Equal(t, OK, f.Level)
+			require.Contains(t, f.Found, "too few")
+		}
+	}
+}
+
 // TestSilence: members that tell nothing are no failure of the checks.
 func TestSilence(t *testing.T) {
 	for _, look := range []*insightpb.LookResponse{nil, {}} {

@@ -46,12 +46,12 @@ func sends(f *insightpb.Follower) string {
 	return "probes"
 }
 
-// enough is how many durations there must be between two looks for them to be judged by themselves.
+// enough is how many durations there must be to be judged: between two looks, or else since the start.
 const enough = 20
 
 // slowest judges the 99th percentile of a histogram of each member.
 func slowest(in *Input, of func(*insightpb.LookResponse) *insightpb.Durations, warnAt, failAt time.Duration, template Finding) (trouble []Finding, fine string) {
-	worst := time.Duration(-1)
+	worst, few := time.Duration(-1), false
 	for _, p := range in.answering() {
 		all := of(p.Look)
 		d, when := survey.Since(all, of(p.first.Look)), fmt.Sprintf("in %.0f s", p.seconds())
@@ -62,6 +62,10 @@ func slowest(in *Input, of func(*insightpb.LookResponse) *insightpb.Durations, w
 		if !ok {
 			continue
 		}
+		if d.Count < enough {
+			few = true
+			continue
+		}
 		worst = max(worst, p99)
 		if level, is := limit(float64(p99), float64(warnAt), float64(failAt)); is {
 			f := template
@@ -70,10 +74,13 @@ func slowest(in *Input, of func(*insightpb.LookResponse) *insightpb.Durations, w
 			trouble = append(trouble, f)
 		}
 	}
-	if worst < 0 {
-		return trouble, ""
+	switch {
+	case worst >= 0:
+		return trouble, "99 % within " + short(worst)
+	case few:
+		return trouble, "there were too few to judge"
 	}
-	return trouble, "99 % within " + short(worst)
+	return trouble, ""
 }
 
 func checkSyncs(in *Input) ([]Finding, string) {

@@ -111,6 +111,9 @@ func (f *Frame) title(width int) line {
 		}
 	}
 	text := fmt.Sprintf(" cluster %x   %d members", f.Cluster, len(f.Members))
+	if len(f.Members) == 1 {
+		text = strings.TrimSuffix(text, "s")
+	}
 	if down > 0 {
 		text += fmt.Sprintf(" (%d down)", down)
 	}
