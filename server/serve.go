@@ -151,7 +151,7 @@ func newFeed(m *member, reg prometheus.Registerer) *feed.Service {
 	errs := rpc.NewTranslator()
 	return feed.New(feed.Config{
 		ClusterID: m.boot.Members.ClusterID(), MemberID: m.boot.MemberID, MinLeaseTTL: m.minLeaseTTL(),
-		Position: m.machine.Position, WaitApplied: m.node.WaitApplied, Entries: m.node.Entries,
+		Position: m.machine.Position, WaitApplied: m.node.WaitApplied, CatchUp: m.gate.Wait, Entries: m.node.Entries,
 		Allow: func(ctx context.Context) error { return errs.GRPC(m.access.Admin(ctx)) },
 		Clock: m.env.Clock, Registerer: reg,
 	})

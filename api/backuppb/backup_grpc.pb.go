@@ -33,8 +33,8 @@ type BackupClient interface {
 	// Log streams the entries of the log once they are applied. It ends with
 	//
 	//	OUT_OF_RANGE         the entry asked for, or the one before it, is no longer in this member's log
-	//	FAILED_PRECONDITION  the entry before is another one: the log has another history than the caller's
-	//	ABORTED              this member has not applied the entry before yet
+	//	FAILED_PRECONDITION  the entry before is another one, or there is none: the log has another history than the caller's
+	//	ABORTED              this member has not applied the entry before yet, and has no leader to tell it whether there is one
 	Log(ctx context.Context, in *LogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogResponse], error)
 }
 
@@ -74,8 +74,8 @@ type BackupServer interface {
 	// Log streams the entries of the log once they are applied. It ends with
 	//
 	//	OUT_OF_RANGE         the entry asked for, or the one before it, is no longer in this member's log
-	//	FAILED_PRECONDITION  the entry before is another one: the log has another history than the caller's
-	//	ABORTED              this member has not applied the entry before yet
+	//	FAILED_PRECONDITION  the entry before is another one, or there is none: the log has another history than the caller's
+	//	ABORTED              this member has not applied the entry before yet, and has no leader to tell it whether there is one
 	Log(*LogRequest, grpc.ServerStreamingServer[LogResponse]) error
 	mustEmbedUnimplementedBackupServer()
 }

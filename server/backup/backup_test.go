@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -41,6 +42,8 @@ type world struct {
 	conns   []*grpc.ClientConn
 	dir     string // of the archive
 	store   store.Store
+	keys    int           // that are written
+	pace    time.Duration // of each writer
 
 	mu     sync.Mutex
 	token  string
@@ -56,7 +59,7 @@ type mark struct {
 }
 
 func newWorld(t *testing.T, members int) *world {
-	w := &world{t: t, cluster: servertest.Start(t, members, servertest.Quick()...), dir: filepath.Join(t.TempDir(), "archive"), last: 1}
+	w := &world{t: t, cluster: servertest.Start(t, members, servertest.Quick()...), dir: filepath.Join(t.TempDir(), "archive"), last: 1, keys: 40}
 	for _, m := range w.cluster.Members {
 		w.conns = append(w.conns, w.cluster.Dial(m))
 	}
@@ -160,7 +163,7 @@ func (w *world) write(ctx context.Context, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 1))
 	conn := w.conns[int(seed)%len(w.conns)]
 	kv, leases := pb.NewKVClient(conn), pb.NewLeaseClient(conn)
-	key := func() []byte { return fmt.Appendf(nil, "key/%02d", r.IntN(40)) }
+	key := func() []byte { return fmt.Appendf(nil, "key/%04d", r.IntN(w.keys)) }
 	value := func() []byte { return bytes.Repeat(fmt.Appendf(nil, "%d ", r.Uint32()), r.IntN(30)) }
 	var granted []int64
 	for ctx.Err() == nil {
@@ -188,6 +191,7 @@ func (w *world) write(ctx context.Context, seed uint64) {
 			_, _ = kv.Txn(c, txn(key(), key(), key(), value()))
 		}
 		cancel()
+		time.Sleep(w.pace)
 	}
 }
 
@@ -363,36 +367,41 @@ func (b *broken) Put(ctx context.Context, name string, r io.Reader, size int64) 
 	}
 }
 
-// work is load, a leader change, authentication being enabled, agents that stop and crash, each after a part of d.
-func (w *world) work(d time.Duration) *archive.Catalog {
+// work is load for so long. Meanwhile leaders change, authentication is enabled, agents stop and crash.
+func (w *world) work(d time.Duration, change func(*agent.Config)) *archive.Catalog {
 	ctx, cancel := context.WithCancel(context.Background())
 	recording, stopRecord := context.WithCancel(context.Background())
 	var load, record sync.WaitGroup
 	record.Go(func() { w.record(recording) })
-	stop := w.agent(w.store, nil)
+	stop := w.agent(w.store, change)
 	for seed := range uint64(4) {
 		load.Go(func() { w.write(ctx, seed) })
 	}
 	load.Go(func() {
 		for ctx.Err() == nil {
 			w.mark(ctx)
-			time.Sleep(d / 50)
+			time.Sleep(d / 60)
 		}
 	})
-	time.Sleep(d / 5)
-	w.moveLeader()
-	time.Sleep(d / 5)
-	require.NoError(w.t, stop(), "an agent that is stopped")
-	b := &broken{Store: w.store, fail: make(chan struct{}), tried: make(chan struct{}, 1)}
-	stop = w.agent(b, nil)
-	w.enableAuth()
-	time.Sleep(d / 5)
-	w.archived(w.now())
-	close(b.fail)
-	<-b.tried
-	require.Error(w.t, stop(), "what it had could not be archived")
-	stop = w.agent(w.store, nil)
-	time.Sleep(d / 5)
+	end := time.Now().Add(d)
+	step := min(d/4, 5*time.Minute)
+	for first := true; time.Until(end) > step; first = false {
+		time.Sleep(step / 2)
+		w.moveLeader()
+		time.Sleep(step / 2)
+		require.NoError(w.t, stop(), "an agent that is stopped")
+		b := &broken{Store: w.store, fail: make(chan struct{}), tried: make(chan struct{}, 1)}
+		stop = w.agent(b, change)
+		if first {
+			w.enableAuth()
+		}
+		w.archived(w.now())
+		close(b.fail)
+		<-b.tried
+		require.Error(w.t, stop(), "what it had could not be archived")
+		stop = w.agent(w.store, change)
+	}
+	time.Sleep(time.Until(end))
 	cancel()
 	load.Wait()
 	rev := w.now()
@@ -435,9 +444,25 @@ func (w *world) check(cat *archive.Catalog, points int) {
 	require.NoError(w.t, verify(context.Background(), &out, w.store, true, w.t.TempDir(), zap.NewNop()), "%s", &out)
 }
 
-// TestRestoreUnderLoad archives a cluster under load, whose leader changes and which gets users meanwhile, with an agent that is
-// stopped and one that crashes, and restores random revisions.
+// TestRestoreUnderLoad archives a cluster under load, whose leader changes and which gets users meanwhile, with agents that are
+// stopped and that crash, and restores random revisions.
 func TestRestoreUnderLoad(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 3)
-	w.check(w.work(2500*time.Millisecond), 6)
+	w.check(w.work(1500*time.Millisecond, nil), 5)
+}
+
+// TestStressBackup is TestRestoreUnderLoad for two minutes, or for as long as KEELSON_STRESS_BACKUP says: at 1h, an hour, it is the
+// test of acceptance.
+func TestStressBackup(t *testing.T) {
+	servertest.Stress(t)
+	d := 2 * time.Minute
+	if text := os.Getenv("KEELSON_STRESS_BACKUP"); text != "" {
+		var err error
+		d, err = time.ParseDuration(text)
+		require.NoError(t, err)
+	}
+	w := newWorld(t, 3)
+	w.keys, w.pace = 2000, 15*time.Millisecond
+	w.check(w.work(d, func(cfg *agent.Config) { cfg.BaseInterval, cfg.SegmentAge = d/15, time.Second }), 20)
 }

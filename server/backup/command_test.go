@@ -32,6 +32,7 @@ func execute(args ...string) (string, error) {
 
 // TestRestoredForEtcd restores a data directory and a snapshot, on which the real etcd and its etcdutl work.
 func TestRestoredForEtcd(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	stop := w.agent(w.store, nil)
 	kv := pb.NewKVClient(w.conns[0])
@@ -88,6 +89,7 @@ func TestRestoredForEtcd(t *testing.T) {
 
 // TestRefusals is about what cannot be done, and what is said then.
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	empty, file := t.TempDir(), filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	for args, want := range map[string]string{
@@ -114,6 +116,7 @@ func TestRefusals(t *testing.T) {
 
 // TestDamageIsRefused restores from an archive with a damaged object: nothing is left behind.
 func TestDamageIsRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	stop := w.agent(w.store, nil)
 	kv := pb.NewKVClient(w.conns[0])

@@ -14,9 +14,6 @@ import (
 )
 
 const (
-	// behindPatience is how long no member may have what comes next in the chain, because none has come so far, before
-	// the agent takes it that none will: they have another history.
-	behindPatience = time.Minute
 	// silentPatience is how long the members that do not answer are waited for when the others have it no longer.
 	silentPatience = 10 * time.Second
 	// finalTimeout is how long archiving what was received may take once the agent is to end.
@@ -82,13 +79,12 @@ func (a *agent) judge(r *round, err error) error {
 		count[code]++
 	}
 	gone := count[codes.OutOfRange] + count[codes.FailedPrecondition]
-	waited := time.Since(r.since)
 	switch {
 	case count[codes.Unimplemented] == len(r.tried) && !r.worked:
 		return errNoFeed
 	case count[codes.PermissionDenied]+count[codes.InvalidArgument] == len(r.tried) && !a.founded:
 		return err // rights that may change later end no agent that has worked
-	case gone == len(r.tried), gone > 0 && waited > silentPatience, count[codes.Aborted] > 0 && waited > behindPatience:
+	case gone == len(r.tried), gone > 0 && time.Since(r.since) > silentPatience:
 		a.lg.Error("the chain cannot be continued: no member has what comes next", zap.String("chain", a.chain), zap.Error(err))
 		a.chain, a.tail = "", nil
 		r.tried, r.since = map[string]codes.Code{}, time.Now()

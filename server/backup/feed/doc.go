@@ -13,8 +13,9 @@
 //
 // # Histories
 //
-// A reader says which entry it had last, by term and checksum. A member whose entry is another one has another
-// history (it was restored from a backup, say), and nothing it has continues what the reader has.
+// A reader says which entry it had last, by term and checksum. A member whose entry is another one, or that has none once it has
+// caught up with the leader, has another history (it was restored from a backup, say), and nothing it has continues what
+// the reader has.
 //
 // # Concurrency
 //

@@ -31,6 +31,8 @@ type Config struct {
 	Position func() replica.Position
 	// WaitApplied returns when an index is.
 	WaitApplied func(ctx context.Context, index uint64) error
+	// CatchUp returns when everything is applied that any member had applied before; an error if that cannot be found out.
+	CatchUp func(ctx context.Context) error
 	// Entries reads applied entries lo..hi-1, as many as fit maxBytes but at least one; wal.ErrReleased.
 	Entries func(ctx context.Context, lo, hi, maxBytes uint64) ([]*raftpb.Entry, error)
 	// Allow refuses callers who may not read everything. It is asked again before every chunk.
@@ -129,11 +131,16 @@ func (s *Service) begin(ctx context.Context, r *backuppb.LogRequest) (next uint6
 		return at.Index + 1, nil
 	}
 	prev := r.FromIndex - 1
-	switch {
-	case prev == 0:
+	if prev == 0 {
 		return 1, nil
-	case prev > at.Index:
-		return 0, status.Errorf(codes.Aborted, "backup: this member has applied the log up to entry %d only, not to %d", at.Index, prev)
+	}
+	if prev > at.Index {
+		if err := s.cfg.CatchUp(ctx); err != nil {
+			return 0, status.Errorf(codes.Aborted, "backup: this member has applied the log up to entry %d only, not to %d: %v", at.Index, prev, err)
+		}
+		if at = s.note(); prev > at.Index {
+			return 0, status.Errorf(codes.FailedPrecondition, "backup: the log ends with entry %d, entry %d is of another history", at.Index, prev)
+		}
 	}
 	ents, err := s.cfg.Entries(ctx, prev, prev+1, 0)
 	if err != nil {

@@ -65,6 +65,7 @@ type member struct {
 	terms   []uint64
 	applied chan struct{}
 	denied  error
+	catchUp []func() error // what the next calls do
 }
 
 func newMember() *member { return &member{first: 1, applied: make(chan struct{})} }
@@ -135,6 +136,11 @@ func (s *stream) Send(r *backuppb.LogResponse) error {
 func newService(m *member) *Service {
 	return New(Config{
 		ClusterID: 1, MemberID: 2, MinLeaseTTL: 3, Position: m.position, WaitApplied: m.wait, Entries: m.entries,
+		CatchUp: func(context.Context) error {
+			f := m.catchUp[0]
+			m.catchUp = m.catchUp[1:]
+			return f()
+		},
 		Allow: func(context.Context) error {
 			m.mu.Lock()
 			defer m.mu.Unlock()
@@ -206,6 +212,11 @@ func TestBegin(t *testing.T) {
 	m.apply(10, 1)
 	m.apply(10, 2)
 	m.first = 5
+	m.catchUp = []func() error{
+		func() error { return errors.New("no leader") },
+		func() error { m.apply(3, 2); return nil },
+		func() error { return nil },
+	}
 	s := newService(m)
 	crc := func(index uint64) *uint32 { return proto.Uint32(Checksum(&raftpb.Entry{Data: fmt.Append(nil, index)})) }
 	for _, c := range []struct {
@@ -218,7 +229,9 @@ func TestBegin(t *testing.T) {
 		{&backuppb.LogRequest{FromIndex: 6}, 6, codes.OK},
 		{&backuppb.LogRequest{FromIndex: 1}, 1, codes.OK}, // what comes first shows whether it is there
 		{&backuppb.LogRequest{FromIndex: 5}, 0, codes.OutOfRange},
-		{&backuppb.LogRequest{FromIndex: 22}, 0, codes.Aborted},
+		{&backuppb.LogRequest{FromIndex: 22}, 0, codes.Aborted}, // there is no leader
+		{&backuppb.LogRequest{FromIndex: 23}, 23, codes.OK},     // it catches up
+		{&backuppb.LogRequest{FromIndex: 26}, 0, codes.FailedPrecondition},
 		{&backuppb.LogRequest{FromIndex: 15, PrevTerm: 1}, 0, codes.FailedPrecondition},
 		{&backuppb.LogRequest{FromIndex: 15, PrevTerm: 2, PrevCrc: crc(20)}, 0, codes.FailedPrecondition},
 	} {
