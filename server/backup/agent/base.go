@@ -99,9 +99,10 @@ func (a *agent) baseFrom(ctx context.Context, c *conn, chain string, first uint6
 	case !same:
 		return fmt.Errorf("the base with entry %d of term %d is not of this chain", b.Index, b.Term)
 	}
-	if at != 0 {
-		b.Time = time.Unix(0, at) // by the clock of the members, as everything else in the archive
+	if at == 0 {
+		at = b.Time.UnixNano()
 	}
+	b.Time = archive.Milli(at) // by the clock of the members, as everything else in the archive, if it is known
 	if _, err := spool.Seek(0, io.SeekStart); err != nil {
 		return err
 	}

@@ -110,5 +110,5 @@ func (f *fields) sum(i int, suffix string) (sum [32]byte) {
 	return sum
 }
 
-// milli is a time that a name can hold, given in Unix nanoseconds, and not earlier.
-func milli(ns int64) time.Time { return time.UnixMilli((ns + 999_999) / 1_000_000) }
+// Milli is a time that a name can hold, given in Unix nanoseconds, and not earlier.
+func Milli(ns int64) time.Time { return time.UnixMilli((ns + 999_999) / 1_000_000) }

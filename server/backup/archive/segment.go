@@ -94,7 +94,7 @@ func (w *Writer) Close() (*Segment, []byte, error) {
 	}
 	s := &Segment{
 		Chain: w.head.Chain, First: w.head.FirstIndex, Last: w.end.LastIndex, Before: w.before, After: w.after,
-		From: milli(w.from), To: milli(w.to), Sum: sha256.Sum256(w.buf.Bytes()), Size: int64(w.buf.Len()),
+		From: Milli(w.from), To: Milli(w.to), Sum: sha256.Sum256(w.buf.Bytes()), Size: int64(w.buf.Len()),
 	}
 	return s, w.buf.Bytes(), nil
 }
