@@ -56,6 +56,9 @@ func (m *Member) Done() <-chan struct{} {
 	return m.srv.Done()
 }
 
+// Server is a member that runs in this process.
+func (m *Member) Server() *server.Server { return m.srv }
+
 // Cut separates two members that run in this process, until Mend.
 func (m *Member) Cut(other *Member) {
 	m.srv.Cut(other.srv.ID())
