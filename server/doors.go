@@ -19,9 +19,11 @@ import (
 
 	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/raftnode/transport"
+	"github.com/keelson-io/keelson/server/accesslog"
 	"github.com/keelson-io/keelson/server/config"
 	"github.com/keelson-io/keelson/server/httpapi/gateway"
 	"github.com/keelson-io/keelson/server/listen"
+	"github.com/keelson-io/keelson/server/logging"
 	"github.com/keelson-io/keelson/server/tlsconfig"
 )
 
@@ -48,6 +50,7 @@ type doors struct {
 	splitters []*listen.Splitter
 	servers   []*http.Server
 	gateway   *gateway.Gateway // nil: none
+	access    *accesslog.Log   // nil: none
 	streams   uint32           // largest number of streams on one connection
 	slots     chan struct{}    // of connections of clients
 
@@ -74,6 +77,13 @@ func openDoors(cfg *config.Config, lg *zap.Logger) (_ *doors, err error) {
 		if d.gateway, err = gateway.New(gatewayBytes(cfg)); err != nil {
 			return nil, err
 		}
+	}
+	if cfg.Log.Access != "" {
+		out, err := logging.Open(cfg.Log, cfg.Log.Access)
+		if err != nil {
+			return nil, fmt.Errorf("--access-log: %w", err)
+		}
+		d.access = accesslog.New(accesslog.Config{Output: out, Sample: cfg.Log.AccessSample, Logger: lg.Named("access-log")})
 	}
 	l, o := &cfg.Listen, listen.Options{ReusePort: cfg.Listen.ReusePort, ReuseAddress: cfg.Listen.ReuseAddress}
 	split := len(l.ClientHTTPURLs) > 0
@@ -296,6 +306,9 @@ func (d *doors) drainClients(ctx context.Context) {
 }
 
 func (d *doors) close() {
+	if d.access != nil {
+		defer func() { _ = d.access.Close() }() // after those who add to it
+	}
 	if d.gateway != nil {
 		_ = d.gateway.Close()
 	}

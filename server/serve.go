@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"net/http"
+	"slices"
 	"time"
 
 	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
@@ -62,13 +63,20 @@ func newServices(cfg *config.Config, m *member, d *doors, reg *prometheus.Regist
 	wire := rpc.NewMetrics(reg)
 	traffic := &rpc.Traffic{Calls: &insight.Calls{}, Heat: insight.NewHeat(m.env.Clock.Now()), Clock: m.env.Clock}
 	requests := rpc.RequestLog{Slow: cfg.Log.WarnUnary, Clock: m.env.Clock, Logger: m.env.Logger, Traffic: traffic}
+	unary := []grpc.UnaryServerInterceptor{calls.UnaryServerInterceptor(), requests.Unary, guard.Unary}
+	stream := []grpc.StreamServerInterceptor{calls.StreamServerInterceptor(), traffic.Stream, guard.Stream}
+	if d.access != nil {
+		d.access.Register(reg)
+		log := &rpc.AccessLog{Log: d.access, Access: m.access, Clock: m.env.Clock}
+		unary, stream = slices.Insert(unary, 1, log.Unary), slices.Insert(stream, 1, log.Stream)
+	}
 	lim := &cfg.Limits
 	g := grpc.NewServer(append([]grpc.ServerOption{
 		grpc.Creds(listen.Credentials()),
 		grpc.ConnectionTimeout(prefaceTimeout),
 		grpc.ForceServerCodecV2(rpc.NewCodec(wire)),
-		grpc.ChainUnaryInterceptor(calls.UnaryServerInterceptor(), requests.Unary, guard.Unary),
-		grpc.ChainStreamInterceptor(calls.StreamServerInterceptor(), traffic.Stream, guard.Stream),
+		grpc.ChainUnaryInterceptor(unary...),
+		grpc.ChainStreamInterceptor(stream...),
 		grpc.MaxRecvMsgSize(int(lim.MaxRequestBytes) + grpcOverhead),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.NumStreamWorkers(streamWorkers), // calls on goroutines whose stacks have grown already

@@ -126,7 +126,9 @@ type Log struct {
 	WarnApply    time.Duration
 	WarnUnary    time.Duration
 	Rotate       bool
-	RotateConfig string // JSON: maxsize (MB), maxage (days), maxbackups, localtime, compress
+	Access       string  // stderr or a file for the access log; "": none
+	AccessSample float64 // share of calls that it has
+	RotateConfig string  // JSON: maxsize (MB), maxage (days), maxbackups, localtime, compress
 }
 
 // Features are the rest.
@@ -180,7 +182,8 @@ func Default() *Config {
 		Auth: Auth{Token: "simple", TokenTTL: 300 * time.Second, BcryptCost: uint(bcrypt.DefaultCost)},
 		Log: Log{
 			Level: "info", Format: "json", Outputs: []string{"default"},
-			WarnApply: 100 * time.Millisecond, WarnUnary: 300 * time.Millisecond,
+			AccessSample: 1,
+			WarnApply:    100 * time.Millisecond, WarnUnary: 300 * time.Millisecond,
 			RotateConfig: `{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}`,
 		},
 		Features: Features{WatchProgressInterval: 10 * time.Minute, EnableGateway: true, Metrics: "basic"},
@@ -358,6 +361,8 @@ func (c *Config) checkBackend() error {
 
 func (c *Config) checkLog() error {
 	switch {
+	case !(c.Log.AccessSample > 0 && c.Log.AccessSample <= 1):
+		return fmt.Errorf("--access-log-sample must be above 0 and at most 1 (set to %v)", c.Log.AccessSample)
 	case !slices.Contains([]string{"debug", "info", "warn", "error", "panic", "fatal"}, c.Log.Level):
 		return fmt.Errorf("--log-level must be one of debug, info, warn, error, panic, fatal (set to %q)", c.Log.Level)
 	case !slices.Contains([]string{"json", "console"}, c.Log.Format):

@@ -53,3 +53,10 @@ func TestResponseBytes(t *testing.T) {
 		require.Error(t, err, text)
 	}
 }
+
+func TestAccessSample(t *testing.T) {
+	for _, text := range []string{"0", "-1", "1.1", "NaN"} {
+		_, err := Parse([]string{"--access-log=stderr", "--access-log-sample=" + text}, nil)
+		require.ErrorContains(t, err, "--access-log-sample must be above 0 and at most 1", text)
+	}
+}

@@ -166,6 +166,8 @@ func (c *Config) logFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&l.Format, "log-format", l.Format, "Log format: json or console.")
 	fs.BoolVar(&l.Rotate, "enable-log-rotation", l.Rotate, "Rotate a log file given in --log-outputs.")
 	fs.StringVar(&l.RotateConfig, "log-rotation-config-json", l.RotateConfig, "Configures log rotation, as JSON.")
+	fs.StringVar(&l.Access, "access-log", l.Access, "Write a line for each call to stderr or to a file (default: nowhere).")
+	fs.Float64Var(&l.AccessSample, "access-log-sample", l.AccessSample, "Share of calls that have a line in the access log.")
 	fs.DurationVar(&l.WarnApply, "warning-apply-duration", l.WarnApply, "Warn when applying a command takes longer.")
 	fs.DurationVar(&l.WarnUnary, "warning-unary-request-duration", l.WarnUnary, "Warn when a unary request takes longer.")
 	f := &c.Features

@@ -8,6 +8,7 @@ package logging
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 
 	"go.uber.org/zap"
@@ -63,6 +64,27 @@ func encoder(format string) zapcore.Encoder {
 	}
 	return zapcore.NewJSONEncoder(enc)
 }
+
+// Open opens an output for lines that are no log: stderr, or a file, rotated as the log's are.
+func Open(c config.Log, path string) (io.WriteCloser, error) {
+	if path == "stderr" {
+		return output{zapcore.Lock(os.Stderr), func() error { return nil }}, nil
+	}
+	w, closeFile, err := file(c, path)
+	if err != nil {
+		return nil, err
+	}
+	return output{w, closeFile}, nil
+}
+
+// output is an io.WriteCloser.
+type output struct {
+	io.Writer
+	close func() error
+}
+
+// Close closes a file.
+func (o output) Close() error { return o.close() }
 
 func file(c config.Log, path string) (zapcore.WriteSyncer, func() error, error) {
 	if c.Rotate {

@@ -22,7 +22,9 @@ const (
 type encodedRange struct {
 	data  mem.BufferSlice
 	count int64
-	size  int // bytes
+	keys  int
+	rev   int64 // of the header, 0 if there is none
+	size  int   // bytes
 }
 
 // MarshalWire is WireMarshaler.
@@ -71,7 +73,7 @@ func encodeRange(h *pb.ResponseHeader, r *apply.RangeReply, streamed bool, room 
 		b = protowire.AppendVarint(protowire.AppendTag(b, rangeCount, protowire.VarintType), uint64(r.Count))
 	}
 	*buf = b
-	return &encodedRange{room.wrap(buf), r.Count, len(b)}, nil
+	return &encodedRange{room.wrap(buf), r.Count, len(kvs), h.GetRevision(), len(b)}, nil
 }
 
 // sizeOfRange is the size of a RangeResponse in bytes.

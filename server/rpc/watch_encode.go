@@ -21,7 +21,11 @@ const (
 )
 
 // encodedWatch is an etcdserverpb.WatchResponse, put together from stored key-values.
-type encodedWatch struct{ data mem.BufferSlice }
+type encodedWatch struct {
+	data   mem.BufferSlice
+	events int
+	rev    int64
+}
 
 // MarshalWire is WireMarshaler.
 func (e *encodedWatch) MarshalWire() (mem.BufferSlice, error) { return e.data, nil }
@@ -29,6 +33,7 @@ func (e *encodedWatch) MarshalWire() (mem.BufferSlice, error) { return e.data, n
 // watchEncoder encodes a response, in parts if need be.
 type watchEncoder struct {
 	head   []byte // everything but events
+	rev    int64
 	events []*eventlog.Event
 	prev   [][]byte // of the events, if they are wanted
 	room   room     // for the next part
@@ -42,7 +47,7 @@ func newWatchEncoder(h *pb.ResponseHeader, r *watch.Response, prev func(key []by
 	if err != nil {
 		return nil, err
 	}
-	e := &watchEncoder{head: head, events: r.Events}
+	e := &watchEncoder{head: head, rev: h.Revision, events: r.Events}
 	if r.PrevKV {
 		e.prev = make([][]byte, len(r.Events))
 		for i, ev := range r.Events {
@@ -94,7 +99,7 @@ func (e *watchEncoder) next(limit int) (msg *encodedWatch, more bool, err error)
 	if e.prev != nil {
 		e.prev = e.prev[n:]
 	}
-	return &encodedWatch{e.room.wrap(buf)}, more, nil
+	return &encodedWatch{e.room.wrap(buf), n, e.rev}, more, nil
 }
 
 func (e *watchEncoder) append(b []byte, i int) []byte {
