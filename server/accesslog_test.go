@@ -26,7 +26,7 @@ import (
 // TestAccessLog makes calls of all kinds and looks at their lines. What is secret in them is called secret.
 func TestAccessLog(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "access.log")
-	c := servertest.Start(t, 1, append(servertest.Quick(), "--access-log="+file)...)
+	c := servertest.Start(t, 1, append(servertest.Quick(), "--access-log="+file, "--bcrypt-cost=4")...)
 	m, ctx := c.Members[0], deadline(t)
 	conn := c.Dial(m)
 	kv, leases, watches, users := pb.NewKVClient(conn), pb.NewLeaseClient(conn), pb.NewWatchClient(conn), pb.NewAuthClient(conn)

@@ -45,3 +45,22 @@ func TestPrefixQuota(t *testing.T) {
 		})
 	}
 }
+
+// FuzzPrefixQuota reads anything; what it takes it prints, and takes again.
+func FuzzPrefixQuota(f *testing.F) {
+	for _, s := range []string{"/app1/=100MiB,10000keys", "/a=b/=1KiB,/c/=3keys", "=", "a=9223372036854775807keys", "a=8EiB"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		var once, twice []PrefixQuota
+		if (prefixQuotas{&once}).Set(s) != nil {
+			return
+		}
+		for _, q := range once {
+			require.NotEmpty(t, q.Prefix)
+			require.Positive(t, q.Bytes+q.Keys)
+		}
+		require.NoError(t, prefixQuotas{&twice}.Set(prefixQuotas{&once}.String()))
+		require.Equal(t, once, twice)
+	})
+}
