@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,6 +38,9 @@ func TestAccessLog(t *testing.T) {
 	put := &pb.PutRequest{Key: []byte("/a"), Value: []byte("secret-value")}
 	get := &pb.RangeRequest{Key: []byte("/"), RangeEnd: []byte("0")}
 	do(kv.Put(ctx, put))
+	resp, err := http.Post("http://"+m.Client+"/v3/kv/range", "application/json", strings.NewReader(`{"key":"L2E="}`))
+	require.NoError(t, err)
+	_ = resp.Body.Close()
 	do(kv.Put(ctx, &pb.PutRequest{Key: []byte("\xff"), Value: []byte("secret-value")}))
 	do(kv.Range(ctx, get))
 	do(kv.Txn(ctx, &pb.TxnRequest{
@@ -45,7 +49,7 @@ func TestAccessLog(t *testing.T) {
 		Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: get}}},
 	}))
 	do(kv.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte("/a"), PrevKv: true}))
-	_, err := kv.Range(ctx, &pb.RangeRequest{})
+	_, err = kv.Range(ctx, &pb.RangeRequest{})
 	require.Error(t, err)
 	do(leases.LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: 600, ID: 7}))
 	do(v3lockpb.NewLockClient(conn).Lock(ctx, &v3lockpb.LockRequest{Name: []byte("lock"), Lease: 7}))
@@ -95,6 +99,7 @@ func TestAccessLog(t *testing.T) {
 	}
 	requireLines(t, string(data), []string{
 		`KV/Put call 127.0.0.1 key=/a revision=2 code=OK`,
+		`KV/Range call 127.0.0.1 key=/a revision=2 keys=1 code=OK`, // over the gateway
 		`KV/Put call 127.0.0.1 key=hex:ff revision=3 code=OK`,
 		`KV/Range call 127.0.0.1 key=/ range_end=0 revision=3 keys=1 code=OK`,
 		`KV/Txn call 127.0.0.1 key=/a ops=2 revision=4 code=OK`,
@@ -131,7 +136,7 @@ func requireLines(t *testing.T, log string, want []string) {
 		var f map[string]any
 		require.NoError(t, json.Unmarshal([]byte(line), &f), line)
 		require.NotEmpty(t, f["time"])
-		require.Contains(t, f["remote"], "127.0.0.1:")
+		require.NotEmpty(t, f["remote"])
 		if f["event"] != "open" && f["event"] != "watch" {
 			require.NotZero(t, f["seconds"])
 		}

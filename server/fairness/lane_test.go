@@ -47,8 +47,11 @@ func (c *crowd) arrive(ctx context.Context, identity, name string, cost int64) {
 }
 
 func (c *crowd) leave(name string, more int64) {
-	c.held[name].Leave(more)
+	c.mu.Lock()
+	ticket := c.held[name]
 	delete(c.held, name)
+	c.mu.Unlock()
+	ticket.Leave(more) // others come in, and note that
 	synctest.Wait()
 }
 

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
 	"github.com/keelson-io/keelson/mvcc"
@@ -62,11 +64,18 @@ func identityOf(ctx context.Context, user string) string {
 	return hostOf(ctx)
 }
 
-// hostOf is the address of the caller without its port; callers over a unix socket are one host.
+// hostOf is the address of the caller without its port; callers over a unix socket are one host. The member's own gateway calls
+// through a pipe, and says last for whom.
 func hostOf(ctx context.Context) string {
 	p, ok := peer.FromContext(ctx)
 	if !ok || p.Addr == nil {
 		return ""
+	}
+	if p.Addr.Network() == "pipe" {
+		if hosts := metadata.ValueFromIncomingContext(ctx, "x-forwarded-for"); len(hosts) > 0 {
+			all := hosts[len(hosts)-1]
+			return strings.TrimSpace(all[strings.LastIndexByte(all, ',')+1:])
+		}
 	}
 	addr := p.Addr.String()
 	if host, _, err := net.SplitHostPort(addr); err == nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
 	"github.com/keelson-io/keelson/internal/clock"
@@ -117,4 +118,12 @@ func TestIdentities(t *testing.T) {
 	require.Equal(t, "::1", identityOf(fromHost(t, "::1"), ""))
 	require.Equal(t, "/run/k.sock", identityOf(peer.NewContext(ctx, &peer.Peer{Addr: &net.UnixAddr{Name: "/run/k.sock", Net: "unix"}}), ""))
 	require.Empty(t, identityOf(t.Context(), ""))
+
+	forged := metadata.NewIncomingContext(ctx, metadata.Pairs("x-forwarded-for", "10.9.9.9"))
+	require.Equal(t, "10.0.0.1", identityOf(forged, ""))
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	defer theirs.Close()
+	gateway := peer.NewContext(metadata.NewIncomingContext(t.Context(), metadata.Pairs("x-forwarded-for", "10.9.9.9, 10.0.0.3")), &peer.Peer{Addr: ours.LocalAddr()})
+	require.Equal(t, "10.0.0.3", identityOf(gateway, ""))
 }
