@@ -18,6 +18,9 @@ import (
 	"github.com/keelson-io/keelson/client/ctl/top"
 )
 
+// answerTimeout is how long the table waits for a member at least, so that one that is down does not hold it up for long.
+const answerTimeout = 2 * time.Second
+
 // topFlags are those of the command top.
 type topFlags struct {
 	cluster    bool
@@ -63,7 +66,7 @@ func (c *ctl) runTop(cmd *cobra.Command, f *topFlags) error {
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	sv := survey.New(survey.Config{Client: s.cfg, Endpoints: eps, Timeout: min(c.globals.commandTimeout, max(f.interval, time.Second))})
+	sv := survey.New(survey.Config{Client: s.cfg, Endpoints: eps, Timeout: min(c.globals.commandTimeout, max(f.interval, answerTimeout))})
 	defer sv.Close()
 	if asJSON {
 		enc := json.NewEncoder(c.out)
