@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -322,6 +323,33 @@ func TestBuckets(t *testing.T) {
 	}
 	require.Equal(t, 0, bucket(-1))
 	require.Equal(t, buckets, bucket(math.MaxInt64))
+}
+
+// TestTogether lets everything be called at once, for the race detector.
+func TestTogether(t *testing.T) {
+	var c Calls
+	c.Init(map[string]bool{"/a": false})
+	h := NewHeat(begin)
+	var sizes Sizes
+	var all sync.WaitGroup
+	for w := range 4 {
+		all.Go(func() {
+			for i := range 2000 {
+				call := c.Begin("/a")
+				if weight, ok := h.Sampled(); ok {
+					h.Count(begin.Add(time.Duration(i)*time.Millisecond), Use(w%2), fmt.Appendf(nil, "a/%d", i), nil, weight)
+				}
+				call.End(codes.OK, time.Duration(i))
+				if i%500 == 0 {
+					h.Hottest(begin.Add(time.Second), 10)
+					c.Counts()
+					sizes.Biggest(begin.Add(time.Duration(i)*time.Second), 5, func(int) []Big { return nil })
+				}
+			}
+		})
+	}
+	all.Wait()
+	require.EqualValues(t, 8000, c.Counts()[0].Count)
 }
 
 func BenchmarkCall(b *testing.B) {
