@@ -57,7 +57,7 @@ type doors struct {
 	mu       sync.Mutex
 	drained  bool // nothing is served any more
 	grpc     *grpc.Server
-	overHTTP *overHTTP
+	overHTTP *listen.OverHTTP
 }
 
 // gatewayBytes is how long a JSON value may be: a request whose bytes are written as base64.
@@ -185,7 +185,7 @@ func (d *doors) serveHTTP(l net.Listener, shared bool, h http.Handler, fail func
 	srv.Protocols.SetHTTP2(true)
 	if shared {
 		srv.Protocols.SetUnencryptedHTTP2(true)
-		srv.ConnContext = connContext
+		srv.ConnContext = listen.ConnContext
 	}
 	d.servers = append(d.servers, srv)
 	go func() {
@@ -227,7 +227,7 @@ func (d *doors) serveMetrics(h http.Handler, fail func(error)) {
 
 // serveClients serves gRPC, and HTTP on the same port unless it has ports of its own.
 func (d *doors) serveClients(g *grpc.Server, h http.Handler, fail func(error)) {
-	over := &overHTTP{grpc: g, other: h}
+	over := &listen.OverHTTP{GRPC: g, Other: h}
 	d.mu.Lock()
 	drained := d.drained
 	d.grpc, d.overHTTP = g, over
@@ -288,7 +288,7 @@ func (d *doors) drainClients(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
-	if !over.drain(ctx) {
+	if !over.Drain(ctx) {
 		g.Stop() // gRPC cannot wait for calls that come over HTTP
 		return
 	}

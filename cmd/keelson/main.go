@@ -33,10 +33,10 @@ func main() {
 	}
 }
 
-// arguments are those of the subcommand that the binary was called for. etcd has a subcommand that is one of its own here.
+// arguments are those of the subcommand that the binary was called for. etcd has subcommands that are the binary's own here.
 func arguments(argv []string) []string {
 	sub, ok := personalities[filepath.Base(argv[0])]
-	if args := argv[1:]; !ok || sub == "server" && len(args) > 0 && args[0] == "gateway" {
+	if args := argv[1:]; !ok || sub == "server" && len(args) > 0 && (args[0] == "gateway" || args[0] == "grpc-proxy") {
 		return args
 	}
 	return append([]string{sub}, argv[1:]...)
@@ -50,7 +50,7 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(upCommand(), apiserverCommand(), controllersCommand(), schedulerCommand(), nodeCommand(), tokenCommand(), hollowCommand(), explainCommand(), kubectlCommand(), imageCommand(),
-		serverCommand(), gatewayCommand(), ctl.Command(), utl.Command(), backup.Command(), benchCommand(), versionCommand())
+		serverCommand(), gatewayCommand(), grpcProxyCommand(), ctl.Command(), utl.Command(), backup.Command(), benchCommand(), versionCommand())
 	return root
 }
 

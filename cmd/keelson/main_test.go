@@ -13,6 +13,7 @@ func TestArguments(t *testing.T) {
 		{[]string{"etcd"}, []string{"server"}},
 		{[]string{"etcd", "--name", "gateway"}, []string{"server", "--name", "gateway"}},
 		{[]string{"etcd", "gateway", "start"}, []string{"gateway", "start"}},
+		{[]string{"etcd", "grpc-proxy", "start", "--debug"}, []string{"grpc-proxy", "start", "--debug"}},
 		{[]string{"etcdctl", "gateway"}, []string{"ctl", "gateway"}},
 	} {
 		require.Equal(t, c.want, arguments(c.argv))

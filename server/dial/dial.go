@@ -11,9 +11,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"net/url"
 	"os"
-	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
@@ -55,25 +53,14 @@ func (t TLS) Config(prefix string) (*tls.Config, error) {
 // Target returns gRPC's name of an endpoint, and whether to use TLS: as its scheme says, or if there is none, if TLS is
 // configured (cfg is not nil).
 func Target(ep string, cfg *tls.Config) (target string, creds credentials.TransportCredentials) {
-	scheme, rest, found := strings.Cut(ep, "://")
-	if !found {
-		scheme, rest = "", ep
-	}
-	if u, err := url.Parse(ep); err == nil && (scheme == "http" || scheme == "https") {
-		rest = u.Host
-	}
-	target = "dns:///" + rest
-	if scheme == "unix" || scheme == "unixs" {
-		target = "unix:" + rest
-	}
-	secure := cfg != nil && scheme != "http" || scheme == "https" || scheme == "unixs"
+	e := Parse(ep, cfg != nil)
 	switch {
-	case !secure:
-		return target, insecure.NewCredentials()
+	case !e.Secure:
+		return e.Target(), insecure.NewCredentials()
 	case cfg == nil:
 		cfg = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
-	return target, credentials.NewTLS(cfg)
+	return e.Target(), credentials.NewTLS(cfg)
 }
 
 // Denied is the refusal of a user.

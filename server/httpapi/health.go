@@ -99,10 +99,21 @@ func (c *Checks) notLearner(context.Context) error {
 
 // health is the oldest of the checks: one JSON object with health and reason.
 func (c *Checks) health(w http.ResponseWriter, r *http.Request) {
-	if !allow(w, r, http.MethodGet) {
-		return
+	if allow(w, r, http.MethodGet) {
+		c.tell(w, c.unhealthy(r))
 	}
-	reason := c.unhealthy(r)
+}
+
+// Simple is a handler of that kind alone, for another check: unhealthy says why not, or "".
+func (c *Checks) Simple(unhealthy func(ctx context.Context) (reason string)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if allow(w, r, http.MethodGet) {
+			c.tell(w, unhealthy(r.Context()))
+		}
+	}
+}
+
+func (c *Checks) tell(w http.ResponseWriter, reason string) {
 	body, _ := json.Marshal(struct {
 		Health string `json:"health"`
 		Reason string `json:"reason"`

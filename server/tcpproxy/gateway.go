@@ -55,8 +55,10 @@ func (o *Options) targets(ctx context.Context, lg *zap.Logger) ([]*net.SRV, erro
 		}
 		lg.Info("discovered cluster from SRV", zap.String("srv-server", o.Domain), zap.Int("endpoints", len(found)))
 		if !o.Insecure {
-			if found, err = trusted(ctx, found, o.Domain, o.CAFile, lg); err != nil {
-				return nil, err
+			if found, err = srv.Trusted(ctx, found, o.Domain, o.CAFile, func(e srv.Endpoint, err error) {
+				lg.Warn("failed to validate a discovered endpoint", zap.String("endpoint", e.URL()), zap.Error(err))
+			}); err != nil {
+				return nil, fmt.Errorf("--trusted-ca-file: %w", err)
 			}
 		}
 		var out []*net.SRV

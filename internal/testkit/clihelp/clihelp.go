@@ -47,8 +47,8 @@ func parse(text, program string) help {
 }
 
 // Compare requires that run has the commands of the program real, each with the same flags. run returns what a command line
-// prints. The result is how many commands were compared, the program itself included.
-func Compare(t *testing.T, real string, run func(args ...string) string) int {
+// prints. Compared are the command at a path, by default the program itself, and what is below it; the result is how many.
+func Compare(t *testing.T, real string, run func(args ...string) string, at ...string) int {
 	t.Helper()
 	n := 0
 	var visit func(path ...string)
@@ -68,6 +68,6 @@ func Compare(t *testing.T, real string, run func(args ...string) string) int {
 			visit(append(slices.Clone(path), c)...)
 		}
 	}
-	visit()
+	visit(at...)
 	return n
 }

@@ -29,23 +29,24 @@ import (
 	"github.com/keelson-io/keelson/api/insightpb"
 	"github.com/keelson-io/keelson/api/v3electionpb"
 	"github.com/keelson-io/keelson/api/v3lockpb"
+	"github.com/keelson-io/keelson/server/listen"
 )
 
 // Gateway is described in the package comment. It is an http.Handler.
 type Gateway struct {
 	mux      *runtime.ServeMux
-	listener *pipeListener
+	listener *listen.Pipe
 	conn     *grpc.ClientConn
 	maxBytes int64
 }
 
 // New makes a gateway that decodes values of at most maxBytes bytes of JSON. Calls go to whoever serves Listener.
 func New(maxBytes int64) (*Gateway, error) {
-	g := &Gateway{listener: newPipeListener(), maxBytes: maxBytes}
+	g := &Gateway{listener: listen.NewPipe(), maxBytes: maxBytes}
 	var err error
 	if g.conn, err = grpc.NewClient("passthrough:///gateway",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return g.listener.dial(ctx) }),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return g.listener.Dial(ctx) }),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxResponseBytes)),
 	); err != nil {
 		return nil, err

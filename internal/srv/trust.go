@@ -1,4 +1,4 @@
-package tcpproxy
+package srv
 
 import (
 	"context"
@@ -8,23 +8,24 @@ import (
 	"net"
 	"os"
 	"sync"
-
-	"go.uber.org/zap"
-
-	"github.com/keelson-io/keelson/internal/srv"
+	"time"
 )
 
-// trusted returns those endpoints that can be reached and show a certificate that is valid for the domain. Whoever can forge
+// helloTimeout is how long an endpoint may take to show its certificate.
+const helloTimeout = 10 * time.Second
+
+// Trusted returns those endpoints that can be reached and show a certificate that is valid for the domain. Whoever can forge
 // the records can then not send clients elsewhere. caFile is a file of authorities in PEM; empty: the system's.
-func trusted(ctx context.Context, found []srv.Endpoint, domain, caFile string, lg *zap.Logger) ([]srv.Endpoint, error) {
+// refused is told of the others.
+func Trusted(ctx context.Context, found []Endpoint, domain, caFile string, refused func(Endpoint, error)) ([]Endpoint, error) {
 	var roots *x509.CertPool
 	if caFile != "" {
 		pem, err := os.ReadFile(caFile)
 		if err != nil {
-			return nil, fmt.Errorf("--trusted-ca-file: %w", err)
+			return nil, err
 		}
 		if roots = x509.NewCertPool(); !roots.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("--trusted-ca-file: there is no certificate in %s", caFile)
+			return nil, fmt.Errorf("there is no certificate in %s", caFile)
 		}
 	}
 	errs := make([]error, len(found))
@@ -33,10 +34,10 @@ func trusted(ctx context.Context, found []srv.Endpoint, domain, caFile string, l
 		checks.Go(func() { errs[i] = verify(ctx, e, domain, roots) })
 	}
 	checks.Wait()
-	var out []srv.Endpoint
+	var out []Endpoint
 	for i, e := range found {
 		if errs[i] != nil {
-			lg.Warn("failed to validate a discovered endpoint", zap.String("endpoint", e.URL()), zap.Error(errs[i]))
+			refused(e, errs[i])
 			continue
 		}
 		out = append(out, e)
@@ -45,8 +46,8 @@ func trusted(ctx context.Context, found []srv.Endpoint, domain, caFile string, l
 }
 
 // verify looks at an endpoint's certificate. It is enough that this is valid: the endpoint may want one of its clients, which the
-// gateway does not have.
-func verify(ctx context.Context, e srv.Endpoint, domain string, roots *x509.CertPool) error {
+// caller does not have.
+func verify(ctx context.Context, e Endpoint, domain string, roots *x509.CertPool) error {
 	if !e.Secure {
 		return fmt.Errorf("%q is insecure", e.URL())
 	}
@@ -58,7 +59,7 @@ func verify(ctx context.Context, e srv.Endpoint, domain string, roots *x509.Cert
 			return &tls.Certificate{}, nil
 		},
 	}
-	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: dialTimeout}, Config: cfg}
+	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: helloTimeout}, Config: cfg}
 	conn, err := d.DialContext(ctx, "tcp", e.Addr())
 	if err == nil {
 		return conn.Close()

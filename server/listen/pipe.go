@@ -1,4 +1,4 @@
-package gateway
+package listen
 
 import (
 	"context"
@@ -6,18 +6,18 @@ import (
 	"sync"
 )
 
-// pipeListener is a listener within the process.
-type pipeListener struct {
+// Pipe is a listener within the process. It may be used from any number of goroutines.
+type Pipe struct {
 	conns  chan net.Conn
 	closed chan struct{}
 	once   sync.Once
 }
 
-func newPipeListener() *pipeListener {
-	return &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
-}
+// NewPipe makes a Pipe.
+func NewPipe() *Pipe { return &Pipe{conns: make(chan net.Conn), closed: make(chan struct{})} }
 
-func (l *pipeListener) dial(ctx context.Context) (net.Conn, error) {
+// Dial waits until a connection is accepted.
+func (l *Pipe) Dial(ctx context.Context) (net.Conn, error) {
 	here, there := net.Pipe()
 	select {
 	case l.conns <- there:
@@ -30,7 +30,7 @@ func (l *pipeListener) dial(ctx context.Context) (net.Conn, error) {
 }
 
 // Accept is net.Listener's.
-func (l *pipeListener) Accept() (net.Conn, error) {
+func (l *Pipe) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.conns:
 		return c, nil
@@ -40,13 +40,13 @@ func (l *pipeListener) Accept() (net.Conn, error) {
 }
 
 // Close is net.Listener's.
-func (l *pipeListener) Close() error {
+func (l *Pipe) Close() error {
 	l.once.Do(func() { close(l.closed) })
 	return nil
 }
 
 // Addr is net.Listener's.
-func (l *pipeListener) Addr() net.Addr { return pipeAddr{} }
+func (l *Pipe) Addr() net.Addr { return pipeAddr{} }
 
 type pipeAddr struct{}
 
@@ -54,4 +54,4 @@ type pipeAddr struct{}
 func (pipeAddr) Network() string { return "pipe" }
 
 // String is net.Addr's.
-func (pipeAddr) String() string { return "gateway" }
+func (pipeAddr) String() string { return "pipe" }

@@ -1,4 +1,4 @@
-package server
+package listen
 
 import (
 	"context"
@@ -9,15 +9,13 @@ import (
 	"sync"
 
 	"google.golang.org/grpc"
-
-	"github.com/keelson-io/keelson/server/listen"
 )
 
-// overHTTP passes gRPC requests on that come over an HTTP/2 connection of the HTTP server: those of clients that speak
-// HTTP/1 too. See package listen.
-type overHTTP struct {
-	grpc  *grpc.Server
-	other http.Handler
+// OverHTTP passes gRPC requests on that come over an HTTP/2 connection of the HTTP server: those of clients that speak
+// HTTP/1 too. See the package comment.
+type OverHTTP struct {
+	GRPC  *grpc.Server
+	Other http.Handler
 
 	mu      sync.Mutex
 	closed  bool
@@ -27,21 +25,21 @@ type overHTTP struct {
 // stateKey is the key of a connection's TLS state that net/http does not know of.
 type stateKey struct{}
 
-// connContext keeps a connection's TLS state for ServeHTTP.
-func connContext(ctx context.Context, c net.Conn) context.Context {
-	if s := listen.State(c); s != nil {
+// ConnContext keeps a connection's TLS state for ServeHTTP: it is to be that of the http.Server that OverHTTP is the handler of.
+func ConnContext(ctx context.Context, c net.Conn) context.Context {
+	if s := State(c); s != nil {
 		return context.WithValue(ctx, stateKey{}, s)
 	}
 	return ctx
 }
 
 // ServeHTTP implements http.Handler.
-func (o *overHTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (o *OverHTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s, ok := r.Context().Value(stateKey{}).(*tls.ConnectionState); ok {
 		r.TLS = s
 	}
 	if r.ProtoMajor != 2 || !strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
-		o.other.ServeHTTP(w, r)
+		o.Other.ServeHTTP(w, r)
 		return
 	}
 	o.mu.Lock()
@@ -51,15 +49,15 @@ func (o *overHTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	o.mu.Unlock()
 	if closed {
-		http.Error(w, "the member is stopping", http.StatusServiceUnavailable)
+		http.Error(w, "stopping", http.StatusServiceUnavailable)
 		return
 	}
 	defer o.running.Done()
-	o.grpc.ServeHTTP(w, r)
+	o.GRPC.ServeHTTP(w, r)
 }
 
-// drain refuses gRPC requests from now on. It says whether those under way ended before ctx.
-func (o *overHTTP) drain(ctx context.Context) bool {
+// Drain refuses gRPC requests from now on. It says whether those under way ended before ctx.
+func (o *OverHTTP) Drain(ctx context.Context) bool {
 	o.mu.Lock()
 	o.closed = true
 	o.mu.Unlock()
