@@ -50,7 +50,8 @@ func (u *utl) defragment(ctx context.Context, dataDir string) (err error) {
 	if err := be.Defrag(ctx); err != nil {
 		return err
 	}
-	lg.Info("defragmented", zap.String("path", path), zap.Int64("bytes-before", before), zap.Int64("bytes-after", be.Size()))
+	lg.Info("finished defragmenting directory", zap.String("path", path), zap.Int64("current-db-size-bytes-diff", be.Size()-before),
+		zap.Int64("current-db-size-bytes", be.Size()), zap.Int64("current-db-size-in-use-bytes", be.SizeInUse()))
 	return nil
 }
 

@@ -145,6 +145,7 @@ func TestDefrag(t *testing.T) {
 	o := run("defrag", "--data-dir", dir)
 	require.Zero(t, o.code, o.errs)
 	require.Empty(t, o.out)
+	require.Contains(t, o.errs, "finished defragmenting directory", "as etcdutl says it")
 	small, err := os.Stat(path)
 	require.NoError(t, err)
 	require.Less(t, small.Size(), large.Size()/4)

@@ -93,7 +93,7 @@ suite() {
 		for try in $(seq "$tries"); do
 			[ ! -e "$log" ] || mv "$log" "$logs/$test.$((try - 1)).log"
 			rm -rf ./*.etcd ./localhost:*
-			timeout -k 5 600 "$out/$2.test" -test.v -test.timeout 9m -test.run "^$test\$" -bin-dir "$out/bin/$1" >"$log" 2>&1 </dev/null && break
+			timeout -k 5 1500 "$out/$2.test" -test.v -test.timeout 24m -test.run "^$test\$" -bin-dir "$out/bin/$1" >"$log" 2>&1 </dev/null && break
 		done
 		results "$log" "$2" >"$logs/$test.tsv"
 		echo "$1 $2 $test $(awk -F'\t' '{n[$3]++} END {for (s in n) printf "%s %d ", s, n[s]}' "$logs/$test.tsv")tries $try"
