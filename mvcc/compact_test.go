@@ -47,3 +47,32 @@ func TestRestBeforeTheEnd(t *testing.T) {
 	defer s.Close()
 	require.Eventually(t, func() bool { return finished() != nil }, 10*time.Second, time.Millisecond)
 }
+
+// TestHashOutlivesCompaction asks for the hash of a deletion, and again when it is compacted.
+func TestHashOutlivesCompaction(t *testing.T) {
+	be, err := backend.Open(backend.Config{Path: filepath.Join(t.TempDir(), "db"), NoSync: true, InitialMmapBytes: 1 << 30})
+	require.NoError(t, err)
+	defer be.Close()
+	s, err := Open(be, Config{EventLogBytes: 1 << 20}, func([]byte, int64) {})
+	require.NoError(t, err)
+	defer s.Close()
+	for i := range 10 {
+		w := s.Write()
+		if i%5 == 4 {
+			w.DeleteRange([]byte("key"), nil)
+		} else {
+			w.Put([]byte("key"), []byte("value"), 0)
+		}
+		w.End()
+		s.Publish()
+	}
+	before, _, err := s.HashKV(6)
+	require.NoError(t, err)
+	done, err := s.Compact(6)
+	require.NoError(t, err)
+	s.Publish()
+	<-done
+	after, _, err := s.HashKV(6)
+	require.NoError(t, err)
+	require.Equal(t, before.Hash, after.Hash)
+}

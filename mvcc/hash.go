@@ -39,7 +39,8 @@ type KVHash struct {
 // HashKV is the hash of the key space up to a revision (0: the current one), equal to etcd's: CRC32-Castagnoli over the
 // keys and values of the bucket of revisions, without what a compaction removes, whether it has been removed yet or not.
 // For the revision of a recent compaction it is the hash that the compaction left, see CompactHashes, if it left one: it does
-// if Config.HashCompactions says so, or if somebody asked for that of a compaction before it.
+// if Config.HashCompactions says so, or if somebody asked for the hash of a certain revision before it: who asks at a revision, and
+// again after a compaction at it, is told the same.
 // It also returns the current revision. Errors: ErrCompacted, ErrFutureRev.
 func (s *Store) HashKV(rev int64) (h KVHash, current int64, err error) {
 	t := s.Read()
@@ -48,7 +49,7 @@ func (s *Store) HashKV(rev int64) (h KVHash, current int64, err error) {
 		return KVHash{}, 0, t.err
 	}
 	at := t.at
-	if rev > 0 && rev <= at.compactRev {
+	if rev > 0 {
 		s.hashes.ask()
 	}
 	if h, ok := s.hashes.at(rev); ok {
