@@ -115,6 +115,7 @@ func registerServices(g *grpc.Server, cfg *config.Config, m *member, wire *rpc.M
 	header := m.header()
 	errs := rpc.NewTranslator()
 	proposer := spans.Proposer(m.proposer)
+	healthy, aside := newHealth(cfg, m.env.Logger)
 	space := &rpc.SpaceGuard{MemberID: m.boot.MemberID, Quota: m.quota, Proposer: proposer}
 	shares, budget := m.newShares(reg), m.newBudget(reg)
 	authorized := rpc.Authorized{Proposer: proposer, Access: m.access, Lane: shares.Writes, Prefixes: m.newPrefixes(reg)}
@@ -138,15 +139,31 @@ func registerServices(g *grpc.Server, cfg *config.Config, m *member, wire *rpc.M
 	pb.RegisterClusterServer(g, rpc.NewCluster(rpc.ClusterConfig{
 		Header: header, Errors: errs, Access: m.access, Gate: m.gate, Members: m.boot.Members.Members, Change: m.reconfig,
 	}))
-	pb.RegisterMaintenanceServer(g, rpc.GuardMaintenance(maintenance(m, header, errs, proposer, budget), m.access, errs))
+	pb.RegisterMaintenanceServer(g, rpc.GuardMaintenance(maintenance(m, header, errs, proposer, budget, aside), m.access, errs))
 	pb.RegisterAuthServer(g, rpc.NewAuth(rpc.AuthConfig{
 		Errors: errs, Proposer: proposer, Access: m.access, Gate: m.gate,
 		Passwords: m.passwords, Tokens: m.tokens, Header: header, Clock: m.env.Clock, Shares: shares, Logger: m.access.Logger,
 	}))
 	integritypb.RegisterIntegrityServer(g, &rpc.Integrity{Header: header, Errors: errs, Access: m.access, Replace: m.data.refetcher.Refetch})
+	healthpb.RegisterHealthServer(g, healthy)
+}
+
+// newHealth is the health of the services, and what changes it around defragmentations, if that is asked for.
+func newHealth(cfg *config.Config, lg *zap.Logger) (*health.Server, func(serving bool)) {
 	hs := health.NewServer()
-	hs.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
-	healthpb.RegisterHealthServer(g, hs)
+	set := func(serving bool) {
+		status := healthpb.HealthCheckResponse_NOT_SERVING
+		if serving {
+			status = healthpb.HealthCheckResponse_SERVING
+		}
+		hs.SetServingStatus("", status)
+		lg.Info("grpc service status changed", zap.Stringer("status", status))
+	}
+	set(true)
+	if !cfg.Features.Gates.Enabled(config.StopGRPCServiceOnDefrag) {
+		return hs, nil // a member serves while it defragments
+	}
+	return hs, set
 }
 
 // header fills the headers of responses.
@@ -165,13 +182,13 @@ func newFeed(m *member, reg prometheus.Registerer) *feed.Service {
 	})
 }
 
-func maintenance(m *member, header *rpc.Header, errs *rpc.Translator, proposer rpc.Proposer, budget *rpc.Budget) *rpc.Maintenance {
+func maintenance(m *member, header *rpc.Header, errs *rpc.Translator, proposer rpc.Proposer, budget *rpc.Budget, serving func(bool)) *rpc.Maintenance {
 	return rpc.NewMaintenance(rpc.MaintenanceConfig{
 		Header: header, Errors: errs, Proposer: proposer, Raft: m.node,
 		Backend: func() rpc.Backend { return m.state.Backend() }, Hasher: m.state.Store,
 		Alarms: m.alarms, Troubles: m.troubles, QuotaBytes: m.quota.Limit(), IsLearner: m.boot.Members.IsLearner, StorageVersion: m.storageVersion,
 		Versions: m.boot.Members, Gate: m.gate,
-		MoveLeader: m.moveLeader, Logger: m.env.Logger, Budget: budget, User: m.access.User,
+		MoveLeader: m.moveLeader, Logger: m.env.Logger, Budget: budget, User: m.access.User, Serving: serving,
 	})
 }
 

@@ -10,6 +10,7 @@
 package config
 
 import (
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
@@ -359,6 +360,17 @@ func (c *Config) checkBackend() error {
 	return nil
 }
 
+// files is how many of the outputs are files.
+func (l *Log) files() int {
+	n := 0
+	for _, out := range l.Outputs {
+		if !slices.Contains([]string{"default", "stderr", "stdout", "systemd/journal"}, out) {
+			n++
+		}
+	}
+	return n
+}
+
 func (c *Config) checkLog() error {
 	switch {
 	case !(c.Log.AccessSample > 0 && c.Log.AccessSample <= 1):
@@ -369,6 +381,10 @@ func (c *Config) checkLog() error {
 		return fmt.Errorf("--log-format must be json or console (set to %q)", c.Log.Format)
 	case len(c.Log.Outputs) > 1 && slices.Contains(c.Log.Outputs, "default"):
 		return fmt.Errorf("--log-outputs: \"default\" cannot be combined with others")
+	case c.Log.Rotate && c.Log.files() != 1:
+		return fmt.Errorf("--log-outputs requires a single file path when --enable-log-rotation is set")
+	case c.Log.Rotate && !json.Valid([]byte(c.Log.RotateConfig)):
+		return fmt.Errorf("--log-rotation-config-json: improperly formatted log rotation config")
 	case !slices.Contains([]string{"basic", "extensive"}, c.Features.Metrics):
 		return fmt.Errorf("--metrics must be basic or extensive (set to %q)", c.Features.Metrics)
 	}

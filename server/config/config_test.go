@@ -150,6 +150,16 @@ cipher-suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]
 		{name: "compact hash check", args: []string{"--compact-hash-check-time=0"}, wantErr: "--compact-hash-check-time must be >0"},
 		{name: "corrupt check", args: []string{"--corrupt-check-time=-1s"}, wantErr: "--corrupt-check-time must not be negative"},
 		{name: "integrity", args: []string{"--integrity-interval=1ms"}, wantErr: "--integrity-interval must be 0 or at least 10ms"},
+		{name: "variables without effect", args: []string{"--name=flag"}, env: []string{"ETCD_NAME=env", "ETCD_SECRET=s", "ETCD_NMAE=x", "ETCD_EMPTY=", "OTHER=1"}, check: func(t *testing.T, c *Config) {
+			require.Equal(t, []string{"unrecognized environment variables: ETCD_NMAE, ETCD_SECRET", "environment variables that flags take the place of: ETCD_NAME"}, c.Deprecated())
+		}},
+		{name: "rotation without a file", args: []string{"--enable-log-rotation"}, wantErr: "--log-outputs requires a single file path"},
+		{name: "rotation of two files", args: []string{"--enable-log-rotation", "--log-outputs=a,b"}, wantErr: "--log-outputs requires a single file path"},
+		{name: "rotation that is no JSON", args: []string{"--enable-log-rotation", "--log-outputs=a,stderr", "--log-rotation-config-json={"}, wantErr: "improperly formatted log rotation config"},
+		{name: "rotation", args: []string{"--enable-log-rotation", "--log-outputs=a,stderr"}, check: func(t *testing.T, c *Config) { require.True(t, c.Log.Rotate) }},
+		{name: "tracing", args: []string{"--enable-distributed-tracing", "--distributed-tracing-sampling-rate=1000001"}, wantErr: "tracing sampling rate must be less than 1000000"},
+		{name: "tracing, negative", args: []string{"--enable-distributed-tracing", "--distributed-tracing-sampling-rate=-1"}, wantErr: "tracing sampling rate must be positive"},
+		{name: "tracing is off", args: []string{"--distributed-tracing-sampling-rate=-1"}, check: func(t *testing.T, c *Config) { require.False(t, c.Tracing.Enabled) }},
 		{name: "outputs", args: []string{"--log-outputs=default,stdout"}, wantErr: "cannot be combined"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -33,7 +33,7 @@ func Parse(args, environ []string) (*Config, error) {
 		if err := c.fromFile(fs, path); err != nil {
 			return nil, err
 		}
-	} else if err := fromEnv(fs, environ); err != nil {
+	} else if err := c.fromEnv(fs, environ); err != nil {
 		return nil, err
 	}
 	if fs.Changed("listen-client-urls") && !fs.Changed("advertise-client-urls") {
@@ -161,7 +161,7 @@ func (c *Config) authFlags(fs *pflag.FlagSet) {
 func (c *Config) logFlags(fs *pflag.FlagSet) {
 	l := &c.Log
 	fs.Var(only{"zap"}, "logger", "Kind of logger; only zap.")
-	fs.Var(list{&l.Outputs}, "log-outputs", "Comma-separated outputs: default (stderr), stdout, stderr, or paths of files.")
+	fs.Var(list{&l.Outputs}, "log-outputs", "Comma-separated outputs: default (stderr), stdout, stderr, systemd/journal, or paths of files.")
 	fs.StringVar(&l.Level, "log-level", l.Level, "Log level: debug, info, warn, error, panic, fatal.")
 	fs.StringVar(&l.Format, "log-format", l.Format, "Log format: json or console.")
 	fs.BoolVar(&l.Rotate, "enable-log-rotation", l.Rotate, "Rotate a log file given in --log-outputs.")
@@ -192,20 +192,37 @@ func lookup(environ []string, name string) string {
 	return ""
 }
 
-// fromEnv sets the flags that the command line did not set.
-func fromEnv(fs *pflag.FlagSet, environ []string) error {
-	var err error
-	fs.VisitAll(func(f *pflag.Flag) {
-		if f.Changed || err != nil {
-			return
-		}
-		if v := lookup(environ, envName(f.Name)); v != "" {
-			if e := fs.Set(f.Name, v); e != nil {
-				err = fmt.Errorf("invalid value %q for %s: %w", v, envName(f.Name), e)
+// fromEnv sets the flags that the command line did not set. What else begins with ETCD_ is noted, by its name: a value may be a secret.
+func (c *Config) fromEnv(fs *pflag.FlagSet, environ []string) error {
+	known := map[string]*pflag.Flag{}
+	fs.VisitAll(func(f *pflag.Flag) { known[envName(f.Name)] = f })
+	var unknown, shadowed []string
+	for _, kv := range environ {
+		name, v, _ := strings.Cut(kv, "=")
+		f := known[name]
+		switch {
+		case !strings.HasPrefix(name, "ETCD_") || v == "":
+		case f == nil:
+			unknown = append(unknown, name)
+		case f.Changed:
+			shadowed = append(shadowed, name)
+		default:
+			if err := fs.Set(f.Name, v); err != nil {
+				return fmt.Errorf("invalid value %q for %s: %w", v, name, err)
 			}
 		}
-	})
-	return err
+	}
+	c.say("unrecognized environment variables: ", unknown)
+	c.say("environment variables that flags take the place of: ", shadowed)
+	return nil
+}
+
+// say has something said of names, if there are any.
+func (c *Config) say(what string, names []string) {
+	if len(names) > 0 {
+		slices.Sort(names)
+		c.outdated = append(c.outdated, what+strings.Join(names, ", "))
+	}
 }
 
 func (c *Config) fromFile(fs *pflag.FlagSet, path string) error {

@@ -13,6 +13,8 @@ const (
 	InitialCorruptCheck = "InitialCorruptCheck"
 	CompactHashCheck    = "CompactHashCheck"
 	SetMemberLocalAddr  = "SetMemberLocalAddr"
+
+	StopGRPCServiceOnDefrag = "StopGRPCServiceOnDefrag"
 )
 
 // Stages of a feature.
@@ -47,7 +49,7 @@ func gates() []Gate {
 		{Name: "LeaseCheckpointPersist", Stage: alpha, always: "what is left of leases is always recorded"},
 		{Name: "PriorityRequest", Stage: alpha, always: "revocations of leases always go first"},
 		{Name: SetMemberLocalAddr, Stage: alpha},
-		{Name: "StopGRPCServiceOnDefrag", Stage: alpha, always: "a member serves while it defragments"},
+		{Name: StopGRPCServiceOnDefrag, Stage: alpha},
 		{Name: "TxnModeWriteWithSharedBuffer", Stage: beta, Enabled: true, always: "transactions read without a buffer of their own"},
 	}
 }

@@ -48,7 +48,8 @@ var deprecated = map[string]string{
 	"v2-deprecation": "--v2-deprecation is deprecated and scheduled for removal in v3.8. The default value is enforced, ignoring user input.",
 }
 
-// Deprecated returns a sentence for each flag that was set and will go in a later version of etcd.
+// Deprecated returns a sentence for each flag that was set and will go in a later version of etcd, and for variables of the environment that
+// had no effect.
 func (c *Config) Deprecated() []string { return c.outdated }
 
 func (c *Config) noteDeprecated(fs *pflag.FlagSet) {

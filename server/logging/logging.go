@@ -26,9 +26,16 @@ func New(c config.Log) (lg *zap.Logger, closeLog func(), err error) {
 	}
 	var sinks []zapcore.WriteSyncer
 	var closers []func() error
+	var cores []zapcore.Core
 	for _, out := range c.Outputs {
 		switch out {
-		case "default", "stderr", "systemd/journal":
+		case journalOutput:
+			core, err := newJournal(encoder(c.Format), level)
+			if err != nil {
+				return nil, nil, err
+			}
+			cores = append(cores, core)
+		case "default", "stderr":
 			sinks = append(sinks, zapcore.Lock(os.Stderr))
 		case "stdout":
 			sinks = append(sinks, zapcore.Lock(os.Stdout))
@@ -40,8 +47,10 @@ func New(c config.Log) (lg *zap.Logger, closeLog func(), err error) {
 			sinks, closers = append(sinks, sink), append(closers, closer)
 		}
 	}
-	core := zapcore.NewCore(encoder(c.Format), zapcore.NewMultiWriteSyncer(sinks...), level)
-	lg = zap.New(core, zap.AddCaller())
+	if len(sinks) > 0 {
+		cores = append(cores, zapcore.NewCore(encoder(c.Format), zapcore.NewMultiWriteSyncer(sinks...), level))
+	}
+	lg = zap.New(zapcore.NewTee(cores...), zap.AddCaller())
 	return lg, func() {
 		_ = lg.Sync()
 		for _, c := range closers {

@@ -48,6 +48,7 @@ type MaintenanceConfig struct {
 	Versions       Versions
 	Gate           ReadGate
 	MoveLeader     func(ctx context.Context, target uint64) error
+	Serving        func(bool) // tells clients that ask for the health to go elsewhere during a defragmentation; nil: they stay
 	Logger         *zap.Logger
 	Budget         *Budget
 	User           func(ctx context.Context) string // who calls
@@ -108,6 +109,10 @@ func (s *Maintenance) Status(context.Context, *pb.StatusRequest) (*pb.StatusResp
 // Defragment rewrites the database file without its holes; reads and writes go on.
 func (s *Maintenance) Defragment(ctx context.Context, _ *pb.DefragmentRequest) (*pb.DefragmentResponse, error) {
 	s.cfg.Logger.Info("starting defragment")
+	if s.cfg.Serving != nil {
+		s.cfg.Serving(false)
+		defer s.cfg.Serving(true)
+	}
 	if err := s.cfg.Backend().Defrag(ctx); err != nil {
 		s.cfg.Logger.Warn("failed to defragment", zap.Error(err))
 		return nil, s.cfg.Errors.GRPC(err)
