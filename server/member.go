@@ -269,7 +269,8 @@ func (m *member) compose() {
 			}
 			return nil
 		},
-		Remote: &leasing.Remote{Client: m.env.Peers}, Timeout: m.cfg.RequestTimeout(), Election: m.cfg.Raft.Election, Clock: m.env.Clock,
+		LeaderChanged: m.node.LeaderChanged,
+		Remote:        &leasing.Remote{Client: m.env.Peers}, Timeout: m.cfg.RequestTimeout(), Election: m.cfg.Raft.Election, Clock: m.env.Clock,
 	})
 	m.reconfig = reconfig.New(reconfig.Config{
 		Members: members, Raft: m.node, Waiters: m.machine.Changes(), NextID: m.proposer.NextID, Active: m.transport.ActiveSince,

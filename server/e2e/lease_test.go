@@ -61,6 +61,7 @@ func pausedLeases(t *testing.T, rounds int) {
 				pause(ctx, 200*time.Millisecond)
 			}
 		})
+		require.Eventually(t, func() bool { return renewed.Load() > 0 }, patience, 10*time.Millisecond, "nothing is renewed")
 		old.Pause()
 		time.Sleep(3 * ttl * time.Second / 2)
 		before := renewed.Load()

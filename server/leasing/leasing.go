@@ -51,10 +51,12 @@ type Config struct {
 	CatchUp func(ctx context.Context) error
 	// LeaderURLs are the peer URLs of the leader, none while there is no leader.
 	LeaderURLs func() []string
-	Remote     *Remote
-	Timeout    time.Duration // of a forwarded request
-	Election   time.Duration // pause while there is no leader
-	Clock      clock.Clock
+	// LeaderChanged is closed when there is another leader; one that hangs is not waited for any longer.
+	LeaderChanged func() <-chan struct{}
+	Remote        *Remote
+	Timeout       time.Duration // of a forwarded request
+	Election      time.Duration // pause while there is no leader
+	Clock         clock.Clock
 }
 
 const (
@@ -230,9 +232,10 @@ func (s *Service) forward(ctx context.Context, call func(ctx context.Context, ur
 	cctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
 	for cctx.Err() == nil {
+		changed := s.cfg.LeaderChanged() // before the URLs
 		urls := s.cfg.LeaderURLs()
 		for _, url := range urls {
-			err := call(cctx, url)
+			err := until(cctx, changed, func(ctx context.Context) error { return call(ctx, url) })
 			if err == nil || errors.Is(err, lease.ErrLeaseNotFound) {
 				return err
 			}
@@ -250,6 +253,20 @@ func (s *Service) forward(ctx context.Context, call func(ctx context.Context, ur
 		return errdefs.ErrNoLeader
 	}
 	return errdefs.ErrTimeout
+}
+
+// until calls f with a context that ends when a channel is closed.
+func until(ctx context.Context, closed <-chan struct{}, f func(ctx context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-closed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return f(ctx)
 }
 
 func (s *Service) sleep(ctx context.Context, d time.Duration) {

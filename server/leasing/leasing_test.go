@@ -32,6 +32,7 @@ type fakeMember struct {
 	table    *lease.Table
 	leads    atomic.Bool
 	leader   atomic.Value // URL, "" for none
+	changed  atomic.Value // chan struct{}, closed when there is another leader
 	rounds   atomic.Int64 // questions to the cluster
 	confirm  func() error
 	catchUps atomic.Int64
@@ -46,6 +47,7 @@ func newFake(t *testing.T, leads bool) *fakeMember {
 	}
 	m.confirm, m.catchUp = func() error { return nil }, func() {}
 	m.leader.Store("")
+	m.changed.Store(make(chan struct{}))
 	if leads {
 		m.lead(1)
 	}
@@ -60,7 +62,8 @@ func newFake(t *testing.T, leads bool) *fakeMember {
 			}
 			return nil
 		},
-		Remote: &Remote{Client: http.DefaultClient}, Timeout: 2 * time.Second, Election: election, Clock: clock.Real,
+		LeaderChanged: func() <-chan struct{} { return m.changed.Load().(chan struct{}) },
+		Remote:        &Remote{Client: http.DefaultClient}, Timeout: 2 * time.Second, Election: election, Clock: clock.Real,
 	})
 	return m
 }

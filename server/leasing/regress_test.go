@@ -3,6 +3,8 @@ package leasing
 import (
 	"context"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -89,4 +91,39 @@ func TestEtcd15247RenewedByAnOldLeader(t *testing.T) {
 		// What it had found to be expired is not revoked by it any more.
 		require.Empty(t, m.table.StillExpired([]lease.ID{1, 2, 3}))
 	})
+}
+
+// TestEtcd15247LeaderHangs renews through a follower whose leader hangs, and does not answer any more when another one is elected.
+// The leases must not end for that.
+func TestEtcd15247LeaderHangs(t *testing.T) {
+	leader, follower := newFake(t, true), newFake(t, false)
+	release, asked := make(chan struct{}), make(chan struct{}, 10)
+	hung := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		asked <- struct{}{}
+		<-release
+	}))
+	t.Cleanup(hung.Close)
+	t.Cleanup(func() { close(release) })
+	next := httptest.NewServer(leader.Handler())
+	t.Cleanup(next.Close)
+	follower.leader.Store(hung.URL)
+	var wg sync.WaitGroup
+	for id := lease.ID(1); id <= 2; id++ {
+		wg.Go(func() {
+			ttls, err := follower.RenewAll(context.Background(), []lease.ID{id})
+			if err != nil || len(ttls) != 1 || ttls[0] != 10 {
+				t.Errorf("%v, %v", ttls, err)
+			}
+		})
+	}
+	wg.Go(func() {
+		if ttl, err := follower.Renew(context.Background(), 3); err != nil || ttl != 10 {
+			t.Errorf("%d, %v", ttl, err)
+		}
+	})
+	<-asked
+	<-asked
+	follower.leader.Store(next.URL)
+	close(follower.changed.Swap(make(chan struct{})).(chan struct{}))
+	wg.Wait()
 }
