@@ -228,7 +228,7 @@ func (w *world) mark(ctx context.Context) {
 
 // enableAuth makes a root and another user, and enables authentication.
 func (w *world) enableAuth() {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	c := pb.NewAuthClient(w.conns[0])
 	for _, u := range []string{"root", "reader"} {
@@ -254,7 +254,7 @@ func (w *world) enableAuth() {
 
 // moveLeader makes another member the leader.
 func (w *world) moveLeader() {
-	ctx, cancel := context.WithTimeout(w.ctx(context.Background()), 10*time.Second)
+	ctx, cancel := context.WithTimeout(w.ctx(context.Background()), time.Minute)
 	defer cancel()
 	for i, conn := range w.conns {
 		st, err := pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{})
@@ -272,7 +272,7 @@ func (w *world) moveLeader() {
 
 // now is the current revision.
 func (w *world) now() int64 {
-	ctx, cancel := context.WithTimeout(w.ctx(context.Background()), 10*time.Second)
+	ctx, cancel := context.WithTimeout(w.ctx(context.Background()), time.Minute)
 	defer cancel()
 	res, err := pb.NewKVClient(w.conns[0]).Range(ctx, &pb.RangeRequest{Key: []byte("x")})
 	require.NoError(w.t, err)
