@@ -83,7 +83,7 @@ func (w *world) ctx(ctx context.Context) context.Context {
 func (w *world) agent(st store.Store, change func(*agent.Config)) (stop func() error) {
 	cfg := agent.Config{
 		Endpoints: w.cluster.Addrs(), User: "root", Password: rootPassword, Store: st,
-		SegmentAge: 200 * time.Millisecond, SegmentBytes: 1 << 20, BaseInterval: 1500 * time.Millisecond,
+		SegmentAge: 200 * time.Millisecond, SegmentBytes: 1 << 20, BaseInterval: 400 * time.Millisecond,
 		SpoolDir: w.t.TempDir(), Logger: zap.NewNop(), Registerer: prometheus.NewRegistry(),
 	}
 	if testing.Verbose() {
