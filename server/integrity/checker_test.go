@@ -234,9 +234,10 @@ func TestOneGlitch(t *testing.T) {
 	inWorld(t, 3, func(w *world) {
 		for range 5 {
 			w.nodes[w.ids[0]].checker.conclude(point{10, -1}, verdict{compared: 3, decided: true, wrong: w.ids[:1], right: w.ids[1:], differ: true}, nil)
+			require.Empty(t, w.quarantined())
 			w.later()
 		}
-		require.Empty(t, w.quarantined())
+		require.Empty(t, w.nodes[w.ids[0]].on)
 	})
 }
 
