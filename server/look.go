@@ -39,6 +39,9 @@ func (l *leaders) note(lead, term uint64, now time.Time) {
 	l.lead, l.term = lead, term
 }
 
+// lookTimeout is how long another member may take to describe itself.
+const lookTimeout = 2 * time.Second
+
 // looker describes the member for the Insight service.
 type looker struct {
 	*member
@@ -50,12 +53,13 @@ type looker struct {
 
 func newInsight(m *member, d *doors, traffic *rpc.Traffic) *rpc.Insight {
 	l := &looker{member: m, doors: d, traffic: traffic, started: m.env.Clock.Now()}
+	m.overview.Serve(l.look)
 	return rpc.NewInsight(rpc.InsightConfig{
-		Header: m.header(), Errors: rpc.NewTranslator(), Access: m.access, Look: l.look, Prefixes: l.prefixes,
+		Header: m.header(), Errors: rpc.NewTranslator(), Access: m.access, Look: l.look, All: m.overview.All,
 	})
 }
 
-func (l *looker) look() *insightpb.LookResponse {
+func (l *looker) look(n int) *insightpb.LookResponse {
 	resp := &insightpb.LookResponse{
 		Time: l.env.Clock.Now().UnixNano(), Started: l.started.UnixNano(),
 		Member: l.lookAtMember(), Process: l.lookAtProcess(), Raft: l.lookAtRaft(), Peers: l.lookAtPeers(), Store: l.lookAtStore(),
@@ -69,6 +73,9 @@ func (l *looker) look() *insightpb.LookResponse {
 	}
 	for _, a := range resp.Alarms {
 		resp.Errors = append(resp.Errors, a.String())
+	}
+	if n > 0 {
+		resp.Prefixes = l.prefixes(n)
 	}
 	resp.Certificates = append(certificates("client", l.doors.security.client), certificates("peer", l.doors.security.peer)...)
 	return resp

@@ -30,6 +30,7 @@ import (
 	"github.com/keelson-io/keelson/server/integrity"
 	"github.com/keelson-io/keelson/server/leasing"
 	"github.com/keelson-io/keelson/server/membership"
+	"github.com/keelson-io/keelson/server/overview"
 	"github.com/keelson-io/keelson/server/propose"
 	"github.com/keelson-io/keelson/server/quota"
 	"github.com/keelson-io/keelson/server/readgate"
@@ -60,6 +61,7 @@ type member struct {
 	reconfig  *reconfig.Reconfigurer
 	upkeep    *upkeep.Upkeep
 	data      watchdog
+	overview  *overview.Overview
 	watches   *watch.Hub
 	leaders   leaders
 	stopping  chan struct{}
@@ -282,6 +284,9 @@ func (m *member) compose() {
 		Peers: m.env.Peers, Timeout: m.cfg.RequestTimeout(), Clock: m.env.Clock, Logger: m.env.Logger,
 	})
 	m.watchData()
+	m.overview = overview.New(overview.Config{
+		Members: members, MemberID: m.boot.MemberID, Cluster: members.ClusterID, Peers: m.env.Peers, Timeout: lookTimeout,
+	})
 }
 
 // minLeaseTTL is the shortest time to live of a lease, in seconds.
@@ -379,6 +384,7 @@ func (m *member) peerHandler() http.Handler {
 	mux.Handle(corruption.Path, m.data.checker.Handler())
 	mux.Handle(integrity.Path, m.data.integrity.Handler())
 	mux.Handle(integrity.StatePath, m.stateHandler())
+	mux.Handle(overview.Path, m.overview)
 	mux.Handle("/", membership.NewHandler(membership.HandlerConfig{
 		Cluster: m.boot.Members, Promote: m.promote, Gate: m.gate.Wait, StorageVersion: m.storageVersion, Logger: m.env.Logger,
 	}))

@@ -30,6 +30,7 @@ import (
 	"github.com/keelson-io/keelson/server/listen"
 	"github.com/keelson-io/keelson/server/rpc"
 	"github.com/keelson-io/keelson/server/tracing"
+	"github.com/keelson-io/keelson/server/ui"
 )
 
 // services are what clients talk to.
@@ -102,6 +103,9 @@ func newServices(cfg *config.Config, m *member, d *doors, reg *prometheus.Regist
 		},
 		Metrics: reg, Registerer: reg, ClusterVersion: m.boot.Members.Version, StorageVersion: m.storageVersion, Pprof: cfg.Features.EnablePprof,
 		Gateway: d.gateway,
+	}
+	if cfg.Features.EnableUI {
+		api.UI = ui.Handler()
 	}
 	registerMetrics(reg, cfg, m)
 	access := httpapi.Access{Hosts: cfg.Security.HostWhitelist, Origins: cfg.Security.CORS, Logger: m.env.Logger}

@@ -242,6 +242,143 @@ func (x *LookResponse) GetPrefixes() *Prefixes {
 	return nil
 }
 
+type LookAllResponse struct {
+	state         protoimpl.MessageState       `protogen:"open.v1"`
+	Header        *etcdserverpb.ResponseHeader `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Members       []*MemberLook                `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"` // by name
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LookAllResponse) Reset() {
+	*x = LookAllResponse{}
+	mi := &file_insightpb_insight_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LookAllResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LookAllResponse) ProtoMessage() {}
+
+func (x *LookAllResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_insightpb_insight_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LookAllResponse.ProtoReflect.Descriptor instead.
+func (*LookAllResponse) Descriptor() ([]byte, []int) {
+	return file_insightpb_insight_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *LookAllResponse) GetHeader() *etcdserverpb.ResponseHeader {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *LookAllResponse) GetMembers() []*MemberLook {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+// MemberLook is a member of the cluster, and what it said.
+type MemberLook struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // empty: it has not started yet
+	IsLearner     bool                   `protobuf:"varint,3,opt,name=is_learner,json=isLearner,proto3" json:"is_learner,omitempty"`
+	ClientUrls    []string               `protobuf:"bytes,4,rep,name=client_urls,json=clientUrls,proto3" json:"client_urls,omitempty"` // where clients reach it, as it says
+	Look          *LookResponse          `protobuf:"bytes,5,opt,name=look,proto3" json:"look,omitempty"`                               // unless there is an error
+	Error         string                 `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`                             // it does not answer, or is etcd's
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberLook) Reset() {
+	*x = MemberLook{}
+	mi := &file_insightpb_insight_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberLook) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberLook) ProtoMessage() {}
+
+func (x *MemberLook) ProtoReflect() protoreflect.Message {
+	mi := &file_insightpb_insight_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberLook.ProtoReflect.Descriptor instead.
+func (*MemberLook) Descriptor() ([]byte, []int) {
+	return file_insightpb_insight_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *MemberLook) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *MemberLook) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MemberLook) GetIsLearner() bool {
+	if x != nil {
+		return x.IsLearner
+	}
+	return false
+}
+
+func (x *MemberLook) GetClientUrls() []string {
+	if x != nil {
+		return x.ClientUrls
+	}
+	return nil
+}
+
+func (x *MemberLook) GetLook() *LookResponse {
+	if x != nil {
+		return x.Look
+	}
+	return nil
+}
+
+func (x *MemberLook) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 // Member is what the member is.
 type Member struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
@@ -262,7 +399,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_insightpb_insight_proto_msgTypes[2]
+	mi := &file_insightpb_insight_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -274,7 +411,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_insightpb_insight_proto_msgTypes[2]
+	mi := &file_insightpb_insight_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -287,7 +424,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_insightpb_insight_proto_rawDescGZIP(), []int{2}
+	return file_insightpb_insight_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Member) GetName() string {
@@ -383,7 +520,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_insightpb_insight_proto_msgTypes[3]
+	mi := &file_insightpb_insight_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -395,7 +532,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_insightpb_insight_proto_msgTypes[3]
+	mi := &file_insightpb_insight_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -408,7 +545,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_insightpb_insight_proto_rawDescGZIP(), []int{3}
+	return file_insightpb_insight_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Process) GetHeapBytes() uint64 {
@@ -479,7 +616,7 @@ type Raft struct {
 
 func (x *Raft) Reset() {
 	*x = Raft{}
-	mi := &file_insightpb_insight_proto_msgTypes[4]
+	mi := &file_insightpb_insight_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -491,7 +628,7 @@ func (x *Raft) String() string {
 func (*Raft) ProtoMessage() {}
 
 func (x *Raft) ProtoReflect() protoreflect.Message {
-	mi := &file_insightpb_insight_proto_msgTypes[4]
+	mi := &file_insightpb_insight_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -504,7 +641,7 @@ func (x *Raft) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Raft.ProtoReflect.Descriptor instead.
 func (*Raft) Descriptor() ([]byte, []int) {
-	return file_insightpb_insight_proto_rawDescGZIP(), []int{4}
+	return file_insightpb_insight_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Raft) GetLeader() uint64 {
@@ -592,7 +729,7 @@ type Follower struct {
 
 func (x *Follower) Reset() {
 	*x = Follower{}
-	mi := &file_insightpb_insight_proto_msgTypes[5]
+	mi := &file_insightpb_insight_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -604,7 +741,7 @@ func (x *Follower) String() string {
 func (*Follower) ProtoMessage() {}
 
 func (x *Follower) ProtoReflect() protoreflect.Message {
-	mi := &file_insightpb_insight_proto_msgTypes[5]
+	mi := &file_insightpb_insight_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -617,7 +754,7 @@ func (x *Follower) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Follower.ProtoReflect.Descriptor instead.
 func (*Follower) Descriptor() ([]byte, []int) {
-	return file_insightpb_insight_proto_rawDescGZIP(), []int{5}
+	return file_insightpb_insight_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Follower) GetId() uint64 {
@@ -679,7 +816,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_insightpb_insight_proto_msgTypes[6]
+	mi := &file_insightpb_insight_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -691,7 +828,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_insightpb_insight_proto_msgTypes[6]
+	mi := &file_insightpb_insight_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -704,7 +841,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_insightpb_insight_proto_rawDescGZIP(), []int{6}
+	return file_insightpb_insight_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Peer) GetId() uint64 {
@@ -782,7 +919,7 @@ type Store struct {
 
 func (x *Store) Reset() {
 	*x = Store{}
-	mi := &file_insightpb_insight_proto_msgTypes[7]
+	mi := &file_insightpb_insight_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -794,7 +931,7 @@ func (x *Store) String() string {
 func (*Store) ProtoMessage() {}
 
 func (x *Store) ProtoReflect() protoreflect.Message {
-	mi := &file_insightpb_insight_proto_msgTypes[7]
+	mi := &file_insightpb_insight_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -807,7 +944,7 @@ func (x *Store) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Store.ProtoReflect.Descriptor instead.
 func (*Store) Descriptor() ([]byte, []int) {
-	return file_insightpb_insight_proto_rawDescGZIP(), []int{7}
+	return file_insightpb_insight_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Store) GetDbSize() int64 {
@@ -892,7 +1029,7 @@ type Watches struct {
 
 func (x *Watches) Reset() {
 	*x = Watches{}
-	mi := &file_insightpb_insight_proto_msgTypes[8]
+	mi := &file_insightpb_insight_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +1041,7 @@ func (x *Watches) String() string {
 func (*Watches) ProtoMessage() {}
 
 func (x *Watches) ProtoReflect() protoreflect.Message {
-	mi := &file_insightpb_insight_proto_msgTypes[8]
+	mi := &file_insightpb_insight_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +1054,7 @@ func (x *Watches) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Watches.ProtoReflect.Descriptor instead.
 func (*Watches) Descriptor() ([]byte, []int) {
-	return file_insightpb_insight_proto_rawDescGZIP(), []int{8}
+	return file_insightpb_insight_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Watches) GetStreams() int64 {
@@ -962,7 +1099,7 @@ type Method struct {
 
 func (x *Method) Reset() {
 	*x = Method{}
-	mi := &file_insightpb_insight_proto_msgTypes[9]
+	mi := &file_insightpb_insight_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +1111,7 @@ func (x *Method) String() string {
 func (*Method) ProtoMessage() {}
 
 func (x *Method) ProtoReflect() protoreflect.Message {
-	mi := &file_insightpb_insight_proto_msgTypes[9]
+	mi := &file_insightpb_insight_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +1124,7 @@ func (x *Method) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Method.ProtoReflect.Descriptor instead.
 func (*Method) Descriptor() ([]byte, []int) {
-	return file_insightpb_insight_proto_rawDescGZIP(), []int{9}
+	return file_insightpb_insight_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Method) GetName() string {
@@ -1038,7 +1175,7 @@ type Durations struct {
 
 func (x *Durations) Reset() {
 	*x = Durations{}
-	mi := &file_insightpb_insight_proto_msgTypes[10]
+	mi := &file_insightpb_insight_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1050,7 +1187,7 @@ func (x *Durations) String() string {
 func (*Durations) ProtoMessage() {}
 
 func (x *Durations) ProtoReflect() protoreflect.Message {
-	mi := &file_insightpb_insight_proto_msgTypes[10]
+	mi := &file_insightpb_insight_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1063,7 +1200,7 @@ func (x *Durations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Durations.ProtoReflect.Descriptor instead.
 func (*Durations) Descriptor() ([]byte, []int) {
-	return file_insightpb_insight_proto_rawDescGZIP(), []int{10}
+	return file_insightpb_insight_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Durations) GetBounds() []float64 {
@@ -1108,7 +1245,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_insightpb_insight_proto_msgTypes[11]
+	mi := &file_insightpb_insight_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1257,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_insightpb_insight_proto_msgTypes[11]
+	mi := &file_insightpb_insight_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1270,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_insightpb_insight_proto_rawDescGZIP(), []int{11}
+	return file_insightpb_insight_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Certificate) GetSide() string {
@@ -1192,7 +1329,7 @@ type Prefixes struct {
 
 func (x *Prefixes) Reset() {
 	*x = Prefixes{}
-	mi := &file_insightpb_insight_proto_msgTypes[12]
+	mi := &file_insightpb_insight_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +1341,7 @@ func (x *Prefixes) String() string {
 func (*Prefixes) ProtoMessage() {}
 
 func (x *Prefixes) ProtoReflect() protoreflect.Message {
-	mi := &file_insightpb_insight_proto_msgTypes[12]
+	mi := &file_insightpb_insight_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +1354,7 @@ func (x *Prefixes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prefixes.ProtoReflect.Descriptor instead.
 func (*Prefixes) Descriptor() ([]byte, []int) {
-	return file_insightpb_insight_proto_rawDescGZIP(), []int{12}
+	return file_insightpb_insight_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Prefixes) GetHidden() bool {
@@ -1261,7 +1398,7 @@ type HotPrefix struct {
 
 func (x *HotPrefix) Reset() {
 	*x = HotPrefix{}
-	mi := &file_insightpb_insight_proto_msgTypes[13]
+	mi := &file_insightpb_insight_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +1410,7 @@ func (x *HotPrefix) String() string {
 func (*HotPrefix) ProtoMessage() {}
 
 func (x *HotPrefix) ProtoReflect() protoreflect.Message {
-	mi := &file_insightpb_insight_proto_msgTypes[13]
+	mi := &file_insightpb_insight_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +1423,7 @@ func (x *HotPrefix) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HotPrefix.ProtoReflect.Descriptor instead.
 func (*HotPrefix) Descriptor() ([]byte, []int) {
-	return file_insightpb_insight_proto_rawDescGZIP(), []int{13}
+	return file_insightpb_insight_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HotPrefix) GetPrefix() []byte {
@@ -1329,7 +1466,7 @@ type BigPrefix struct {
 
 func (x *BigPrefix) Reset() {
 	*x = BigPrefix{}
-	mi := &file_insightpb_insight_proto_msgTypes[14]
+	mi := &file_insightpb_insight_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +1478,7 @@ func (x *BigPrefix) String() string {
 func (*BigPrefix) ProtoMessage() {}
 
 func (x *BigPrefix) ProtoReflect() protoreflect.Message {
-	mi := &file_insightpb_insight_proto_msgTypes[14]
+	mi := &file_insightpb_insight_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +1491,7 @@ func (x *BigPrefix) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BigPrefix.ProtoReflect.Descriptor instead.
 func (*BigPrefix) Descriptor() ([]byte, []int) {
-	return file_insightpb_insight_proto_rawDescGZIP(), []int{14}
+	return file_insightpb_insight_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *BigPrefix) GetPrefix() []byte {
@@ -1410,7 +1547,20 @@ const file_insightpb_insight_proto_rawDesc = "" +
 	"\twal_fsync\x18\x0e \x01(\v2\x1a.keelson.insight.DurationsR\bwalFsync\x12A\n" +
 	"\x0ebackend_commit\x18\x0f \x01(\v2\x1a.keelson.insight.DurationsR\rbackendCommit\x12@\n" +
 	"\fcertificates\x18\x10 \x03(\v2\x1c.keelson.insight.CertificateR\fcertificates\x125\n" +
-	"\bprefixes\x18\x11 \x01(\v2\x19.keelson.insight.PrefixesR\bprefixes\"\x89\x03\n" +
+	"\bprefixes\x18\x11 \x01(\v2\x19.keelson.insight.PrefixesR\bprefixes\"~\n" +
+	"\x0fLookAllResponse\x124\n" +
+	"\x06header\x18\x01 \x01(\v2\x1c.etcdserverpb.ResponseHeaderR\x06header\x125\n" +
+	"\amembers\x18\x02 \x03(\v2\x1b.keelson.insight.MemberLookR\amembers\"\xb9\x01\n" +
+	"\n" +
+	"MemberLook\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"is_learner\x18\x03 \x01(\bR\tisLearner\x12\x1f\n" +
+	"\vclient_urls\x18\x04 \x03(\tR\n" +
+	"clientUrls\x121\n" +
+	"\x04look\x18\x05 \x01(\v2\x1d.keelson.insight.LookResponseR\x04look\x12\x14\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error\"\x89\x03\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -1529,9 +1679,10 @@ const file_insightpb_insight_proto_rawDesc = "" +
 	"\x06prefix\x18\x01 \x01(\fR\x06prefix\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\bR\x03key\x12\x12\n" +
 	"\x04keys\x18\x03 \x01(\x03R\x04keys\x12\x14\n" +
-	"\x05bytes\x18\x04 \x01(\x03R\x05bytes2P\n" +
+	"\x05bytes\x18\x04 \x01(\x03R\x05bytes2\x9d\x01\n" +
 	"\aInsight\x12E\n" +
-	"\x04Look\x12\x1c.keelson.insight.LookRequest\x1a\x1d.keelson.insight.LookResponse\"\x00B-Z+github.com/keelson-io/keelson/api/insightpbb\x06proto3"
+	"\x04Look\x12\x1c.keelson.insight.LookRequest\x1a\x1d.keelson.insight.LookResponse\"\x00\x12K\n" +
+	"\aLookAll\x12\x1c.keelson.insight.LookRequest\x1a .keelson.insight.LookAllResponse\"\x00B-Z+github.com/keelson-io/keelson/api/insightpbb\x06proto3"
 
 var (
 	file_insightpb_insight_proto_rawDescOnce sync.Once
@@ -1545,54 +1696,61 @@ func file_insightpb_insight_proto_rawDescGZIP() []byte {
 	return file_insightpb_insight_proto_rawDescData
 }
 
-var file_insightpb_insight_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_insightpb_insight_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_insightpb_insight_proto_goTypes = []any{
 	(*LookRequest)(nil),                 // 0: keelson.insight.LookRequest
 	(*LookResponse)(nil),                // 1: keelson.insight.LookResponse
-	(*Member)(nil),                      // 2: keelson.insight.Member
-	(*Process)(nil),                     // 3: keelson.insight.Process
-	(*Raft)(nil),                        // 4: keelson.insight.Raft
-	(*Follower)(nil),                    // 5: keelson.insight.Follower
-	(*Peer)(nil),                        // 6: keelson.insight.Peer
-	(*Store)(nil),                       // 7: keelson.insight.Store
-	(*Watches)(nil),                     // 8: keelson.insight.Watches
-	(*Method)(nil),                      // 9: keelson.insight.Method
-	(*Durations)(nil),                   // 10: keelson.insight.Durations
-	(*Certificate)(nil),                 // 11: keelson.insight.Certificate
-	(*Prefixes)(nil),                    // 12: keelson.insight.Prefixes
-	(*HotPrefix)(nil),                   // 13: keelson.insight.HotPrefix
-	(*BigPrefix)(nil),                   // 14: keelson.insight.BigPrefix
-	nil,                                 // 15: keelson.insight.Method.HandledEntry
-	(*etcdserverpb.ResponseHeader)(nil), // 16: etcdserverpb.ResponseHeader
-	(*etcdserverpb.AlarmMember)(nil),    // 17: etcdserverpb.AlarmMember
+	(*LookAllResponse)(nil),             // 2: keelson.insight.LookAllResponse
+	(*MemberLook)(nil),                  // 3: keelson.insight.MemberLook
+	(*Member)(nil),                      // 4: keelson.insight.Member
+	(*Process)(nil),                     // 5: keelson.insight.Process
+	(*Raft)(nil),                        // 6: keelson.insight.Raft
+	(*Follower)(nil),                    // 7: keelson.insight.Follower
+	(*Peer)(nil),                        // 8: keelson.insight.Peer
+	(*Store)(nil),                       // 9: keelson.insight.Store
+	(*Watches)(nil),                     // 10: keelson.insight.Watches
+	(*Method)(nil),                      // 11: keelson.insight.Method
+	(*Durations)(nil),                   // 12: keelson.insight.Durations
+	(*Certificate)(nil),                 // 13: keelson.insight.Certificate
+	(*Prefixes)(nil),                    // 14: keelson.insight.Prefixes
+	(*HotPrefix)(nil),                   // 15: keelson.insight.HotPrefix
+	(*BigPrefix)(nil),                   // 16: keelson.insight.BigPrefix
+	nil,                                 // 17: keelson.insight.Method.HandledEntry
+	(*etcdserverpb.ResponseHeader)(nil), // 18: etcdserverpb.ResponseHeader
+	(*etcdserverpb.AlarmMember)(nil),    // 19: etcdserverpb.AlarmMember
 }
 var file_insightpb_insight_proto_depIdxs = []int32{
-	16, // 0: keelson.insight.LookResponse.header:type_name -> etcdserverpb.ResponseHeader
-	2,  // 1: keelson.insight.LookResponse.member:type_name -> keelson.insight.Member
-	3,  // 2: keelson.insight.LookResponse.process:type_name -> keelson.insight.Process
-	4,  // 3: keelson.insight.LookResponse.raft:type_name -> keelson.insight.Raft
-	6,  // 4: keelson.insight.LookResponse.peers:type_name -> keelson.insight.Peer
-	7,  // 5: keelson.insight.LookResponse.store:type_name -> keelson.insight.Store
-	8,  // 6: keelson.insight.LookResponse.watches:type_name -> keelson.insight.Watches
-	17, // 7: keelson.insight.LookResponse.alarms:type_name -> etcdserverpb.AlarmMember
-	9,  // 8: keelson.insight.LookResponse.methods:type_name -> keelson.insight.Method
-	10, // 9: keelson.insight.LookResponse.wal_fsync:type_name -> keelson.insight.Durations
-	10, // 10: keelson.insight.LookResponse.backend_commit:type_name -> keelson.insight.Durations
-	11, // 11: keelson.insight.LookResponse.certificates:type_name -> keelson.insight.Certificate
-	12, // 12: keelson.insight.LookResponse.prefixes:type_name -> keelson.insight.Prefixes
-	5,  // 13: keelson.insight.Raft.followers:type_name -> keelson.insight.Follower
-	10, // 14: keelson.insight.Peer.round_trips:type_name -> keelson.insight.Durations
-	15, // 15: keelson.insight.Method.handled:type_name -> keelson.insight.Method.HandledEntry
-	10, // 16: keelson.insight.Method.durations:type_name -> keelson.insight.Durations
-	13, // 17: keelson.insight.Prefixes.hottest:type_name -> keelson.insight.HotPrefix
-	14, // 18: keelson.insight.Prefixes.biggest:type_name -> keelson.insight.BigPrefix
-	0,  // 19: keelson.insight.Insight.Look:input_type -> keelson.insight.LookRequest
-	1,  // 20: keelson.insight.Insight.Look:output_type -> keelson.insight.LookResponse
-	20, // [20:21] is the sub-list for method output_type
-	19, // [19:20] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	18, // 0: keelson.insight.LookResponse.header:type_name -> etcdserverpb.ResponseHeader
+	4,  // 1: keelson.insight.LookResponse.member:type_name -> keelson.insight.Member
+	5,  // 2: keelson.insight.LookResponse.process:type_name -> keelson.insight.Process
+	6,  // 3: keelson.insight.LookResponse.raft:type_name -> keelson.insight.Raft
+	8,  // 4: keelson.insight.LookResponse.peers:type_name -> keelson.insight.Peer
+	9,  // 5: keelson.insight.LookResponse.store:type_name -> keelson.insight.Store
+	10, // 6: keelson.insight.LookResponse.watches:type_name -> keelson.insight.Watches
+	19, // 7: keelson.insight.LookResponse.alarms:type_name -> etcdserverpb.AlarmMember
+	11, // 8: keelson.insight.LookResponse.methods:type_name -> keelson.insight.Method
+	12, // 9: keelson.insight.LookResponse.wal_fsync:type_name -> keelson.insight.Durations
+	12, // 10: keelson.insight.LookResponse.backend_commit:type_name -> keelson.insight.Durations
+	13, // 11: keelson.insight.LookResponse.certificates:type_name -> keelson.insight.Certificate
+	14, // 12: keelson.insight.LookResponse.prefixes:type_name -> keelson.insight.Prefixes
+	18, // 13: keelson.insight.LookAllResponse.header:type_name -> etcdserverpb.ResponseHeader
+	3,  // 14: keelson.insight.LookAllResponse.members:type_name -> keelson.insight.MemberLook
+	1,  // 15: keelson.insight.MemberLook.look:type_name -> keelson.insight.LookResponse
+	7,  // 16: keelson.insight.Raft.followers:type_name -> keelson.insight.Follower
+	12, // 17: keelson.insight.Peer.round_trips:type_name -> keelson.insight.Durations
+	17, // 18: keelson.insight.Method.handled:type_name -> keelson.insight.Method.HandledEntry
+	12, // 19: keelson.insight.Method.durations:type_name -> keelson.insight.Durations
+	15, // 20: keelson.insight.Prefixes.hottest:type_name -> keelson.insight.HotPrefix
+	16, // 21: keelson.insight.Prefixes.biggest:type_name -> keelson.insight.BigPrefix
+	0,  // 22: keelson.insight.Insight.Look:input_type -> keelson.insight.LookRequest
+	0,  // 23: keelson.insight.Insight.LookAll:input_type -> keelson.insight.LookRequest
+	1,  // 24: keelson.insight.Insight.Look:output_type -> keelson.insight.LookResponse
+	2,  // 25: keelson.insight.Insight.LookAll:output_type -> keelson.insight.LookAllResponse
+	24, // [24:26] is the sub-list for method output_type
+	22, // [22:24] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_insightpb_insight_proto_init() }
@@ -1606,7 +1764,7 @@ func file_insightpb_insight_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_insightpb_insight_proto_rawDesc), len(file_insightpb_insight_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,7 +22,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Insight_Look_FullMethodName = "/keelson.insight.Insight/Look"
+	Insight_Look_FullMethodName    = "/keelson.insight.Insight/Look"
+	Insight_LookAll_FullMethodName = "/keelson.insight.Insight/LookAll"
 )
 
 // InsightClient is the client API for Insight service.
@@ -32,6 +33,8 @@ type InsightClient interface {
 	// Look describes the member that is asked. It costs little, whatever the member holds. A learner answers too.
 	// With authentication on the caller must be known, as for Maintenance.Status; prefixes are for root only.
 	Look(ctx context.Context, in *LookRequest, opts ...grpc.CallOption) (*LookResponse, error)
+	// LookAll describes all members: the one that is asked asks the others, where members ask each other. Rights are as for Look.
+	LookAll(ctx context.Context, in *LookRequest, opts ...grpc.CallOption) (*LookAllResponse, error)
 }
 
 type insightClient struct {
@@ -52,6 +55,16 @@ func (c *insightClient) Look(ctx context.Context, in *LookRequest, opts ...grpc.
 	return out, nil
 }
 
+func (c *insightClient) LookAll(ctx context.Context, in *LookRequest, opts ...grpc.CallOption) (*LookAllResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LookAllResponse)
+	err := c.cc.Invoke(ctx, Insight_LookAll_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // InsightServer is the server API for Insight service.
 // All implementations must embed UnimplementedInsightServer
 // for forward compatibility.
@@ -59,6 +72,8 @@ type InsightServer interface {
 	// Look describes the member that is asked. It costs little, whatever the member holds. A learner answers too.
 	// With authentication on the caller must be known, as for Maintenance.Status; prefixes are for root only.
 	Look(context.Context, *LookRequest) (*LookResponse, error)
+	// LookAll describes all members: the one that is asked asks the others, where members ask each other. Rights are as for Look.
+	LookAll(context.Context, *LookRequest) (*LookAllResponse, error)
 	mustEmbedUnimplementedInsightServer()
 }
 
@@ -71,6 +86,9 @@ type UnimplementedInsightServer struct{}
 
 func (UnimplementedInsightServer) Look(context.Context, *LookRequest) (*LookResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Look not implemented")
+}
+func (UnimplementedInsightServer) LookAll(context.Context, *LookRequest) (*LookAllResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method LookAll not implemented")
 }
 func (UnimplementedInsightServer) mustEmbedUnimplementedInsightServer() {}
 func (UnimplementedInsightServer) testEmbeddedByValue()                 {}
@@ -111,6 +129,24 @@ func _Insight_Look_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Insight_LookAll_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LookRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(InsightServer).LookAll(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Insight_LookAll_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(InsightServer).LookAll(ctx, req.(*LookRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Insight_ServiceDesc is the grpc.ServiceDesc for Insight service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -121,6 +157,10 @@ var Insight_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Look",
 			Handler:    _Insight_Look_Handler,
+		},
+		{
+			MethodName: "LookAll",
+			Handler:    _Insight_LookAll_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

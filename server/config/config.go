@@ -11,6 +11,7 @@ package config
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -138,6 +139,7 @@ type Features struct {
 	EnablePprof           bool
 	EnableGateway         bool   // the JSON gateway
 	EnableReflection      bool   // gRPC's description of the services
+	EnableUI              bool   // the page for people
 	Metrics               string // basic or extensive
 	Gates                 Gates
 }
@@ -257,7 +259,7 @@ func (c *Config) Alone() string {
 // Validate refuses a configuration that cannot work. It touches nothing.
 func (c *Config) Validate() error {
 	checks := []func() error{
-		c.checkURLs, c.checkDiscovery, c.checkSecurity, c.checkTimes, c.checkBackend, c.checkFair, c.checkLog, c.checkUpkeep, c.checkTracing,
+		c.checkURLs, c.checkDiscovery, c.checkSecurity, c.checkTimes, c.checkBackend, c.checkFair, c.checkUI, c.checkLog, c.checkUpkeep, c.checkTracing,
 	}
 	for _, check := range checks {
 		if err := check(); err != nil {
@@ -295,6 +297,14 @@ func (c *Config) checkURLs() error {
 		return fmt.Errorf("--initial-advertise-peer-urls must name at least one URL")
 	case len(c.Listen.AdvertiseClientURLs) == 0:
 		return fmt.Errorf("--advertise-client-urls is required when --listen-client-urls is set explicitly")
+	}
+	return nil
+}
+
+// checkUI refuses the page without what it is a client of.
+func (c *Config) checkUI() error {
+	if c.Features.EnableUI && !c.Features.EnableGateway {
+		return errors.New("--enable-ui needs the JSON gateway, which --enable-grpc-gateway=false turns off")
 	}
 	return nil
 }

@@ -174,6 +174,7 @@ func (c *Config) logFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&f.WatchProgressInterval, "watch-progress-notify-interval", f.WatchProgressInterval, "Interval of progress notifications on idle watches.")
 	fs.BoolVar(&f.EnableGateway, "enable-grpc-gateway", f.EnableGateway, "Serve the JSON gateway under /v3/.")
 	fs.BoolVar(&f.EnableReflection, "enable-grpc-reflection", f.EnableReflection, "Describe the services to gRPC clients that ask.")
+	fs.BoolVar(&f.EnableUI, "enable-ui", false, "Serve a page for people under /ui/.")
 	fs.BoolVar(&f.EnablePprof, "enable-pprof", f.EnablePprof, "Serve runtime profiles under /debug/pprof/.")
 	fs.StringVar(&f.Metrics, "metrics", f.Metrics, "Detail of metrics: basic, or extensive with gRPC latency histograms.")
 	fs.Var(list{&c.Listen.MetricsURLs}, "listen-metrics-urls", "Comma-separated further URLs to serve /metrics and /health on.")

@@ -30,6 +30,7 @@ type Config struct {
 	StorageVersion func() string         // "" if unknown
 	Pprof          bool
 	Gateway        *gateway.Gateway // nil: no JSON gateway
+	UI             http.Handler     // of paths below /ui/; nil: no page for people
 }
 
 // NewClient makes the handler of the client port.
@@ -41,6 +42,10 @@ func NewClient(cfg Config) http.Handler {
 	mux.Handle("/debug/vars", expvar.Handler())
 	if cfg.Gateway != nil {
 		cfg.Gateway.Register(mux)
+	}
+	if cfg.UI != nil {
+		mux.Handle("/ui/", http.StripPrefix("/ui", cfg.UI))
+		mux.Handle("/ui", http.RedirectHandler("/ui/", http.StatusMovedPermanently))
 	}
 	if cfg.Pprof {
 		Pprof(mux)
