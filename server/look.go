@@ -17,9 +17,16 @@ import (
 	"github.com/keelson-io/keelson/api/insightpb"
 	"github.com/keelson-io/keelson/server/errdefs"
 	"github.com/keelson-io/keelson/server/insight"
+	"github.com/keelson-io/keelson/server/overview"
 	"github.com/keelson-io/keelson/server/rpc"
 	"github.com/keelson-io/keelson/server/tlsconfig"
 )
+
+// sight is what the member knows for those who look into it and into the cluster.
+type sight struct {
+	leaders  leaders
+	overview *overview.Overview
+}
 
 // leaders is what the member notes of elections.
 type leaders struct {
@@ -53,9 +60,9 @@ type looker struct {
 
 func newInsight(m *member, d *doors, traffic *rpc.Traffic) *rpc.Insight {
 	l := &looker{member: m, doors: d, traffic: traffic, started: m.env.Clock.Now()}
-	m.overview.Serve(l.look)
+	m.sight.overview.Serve(l.look)
 	return rpc.NewInsight(rpc.InsightConfig{
-		Header: m.header(), Errors: rpc.NewTranslator(), Access: m.access, Look: l.look, All: m.overview.All,
+		Header: m.header(), Errors: rpc.NewTranslator(), Access: m.access, Look: l.look, All: m.sight.overview.All,
 	})
 }
 
@@ -118,7 +125,7 @@ func (l *looker) lookAtRaft() *insightpb.Raft {
 	s := l.node.Status()
 	r := &insightpb.Raft{
 		Leader: s.Lead, Term: s.Term, Committed: s.Commit, Applied: s.Applied, FirstIndex: s.FirstIndex, LastIndex: s.LastIndex,
-		LeaderChanges: l.leaders.seen.Load(), PendingProposals: l.proposer.Pending(), FailedProposals: l.proposer.Failed(),
+		LeaderChanges: l.sight.leaders.seen.Load(), PendingProposals: l.proposer.Pending(), FailedProposals: l.proposer.Failed(),
 	}
 	for id, p := range s.Progress {
 		if id == l.boot.MemberID {

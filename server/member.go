@@ -61,9 +61,8 @@ type member struct {
 	reconfig  *reconfig.Reconfigurer
 	upkeep    *upkeep.Upkeep
 	data      watchdog
-	overview  *overview.Overview
 	watches   *watch.Hub
-	leaders   leaders
+	sight     sight
 	stopping  chan struct{}
 }
 
@@ -223,7 +222,7 @@ func (m *member) newNode() (*raftnode.Node, error) {
 		},
 		Limits: raftnode.Limits{SnapshotCount: raft.SnapshotCount, SnapshotCatchUpEntries: raft.CatchUpEntries},
 		Hooks: raftnode.Hooks{Leadership: func(lead, term uint64, isLeader bool) {
-			m.leaders.note(lead, term, m.env.Clock.Now())
+			m.sight.leaders.note(lead, term, m.env.Clock.Now())
 			m.state.Leases.Leadership(term, isLeader)
 		}},
 		Clock: m.env.Clock, Logger: m.env.Logger.Named("raft"), Registerer: m.env.Registerer,
@@ -284,7 +283,7 @@ func (m *member) compose() {
 		Peers: m.env.Peers, Timeout: m.cfg.RequestTimeout(), Clock: m.env.Clock, Logger: m.env.Logger,
 	})
 	m.watchData()
-	m.overview = overview.New(overview.Config{
+	m.sight.overview = overview.New(overview.Config{
 		Members: members, MemberID: m.boot.MemberID, Cluster: members.ClusterID, Peers: m.env.Peers, Timeout: lookTimeout,
 	})
 }
@@ -384,7 +383,7 @@ func (m *member) peerHandler() http.Handler {
 	mux.Handle(corruption.Path, m.data.checker.Handler())
 	mux.Handle(integrity.Path, m.data.integrity.Handler())
 	mux.Handle(integrity.StatePath, m.stateHandler())
-	mux.Handle(overview.Path, m.overview)
+	mux.Handle(overview.Path, m.sight.overview)
 	mux.Handle("/", membership.NewHandler(membership.HandlerConfig{
 		Cluster: m.boot.Members, Promote: m.promote, Gate: m.gate.Wait, StorageVersion: m.storageVersion, Logger: m.env.Logger,
 	}))
@@ -405,7 +404,7 @@ func (m *member) storageVersion() string {
 
 // timeoutReason says why a command that was proposed at start may have had no answer.
 func (m *member) timeoutReason(start time.Time) error {
-	elected := time.Unix(0, m.leaders.elected.Load())
+	elected := time.Unix(0, m.sight.leaders.elected.Load())
 	if start.After(elected.Add(-2*m.cfg.Raft.Election)) && start.Before(elected) {
 		return errdefs.ErrTimeoutDueToLeaderFail
 	}
