@@ -404,10 +404,12 @@ func (w *world) work(d time.Duration, change func(*agent.Config)) *archive.Catal
 	time.Sleep(time.Until(end))
 	cancel()
 	load.Wait()
-	rev := w.now()
-	cat := w.archived(rev)
+	w.archived(w.now())
 	require.NoError(w.t, stop())
-	require.Eventually(w.t, func() bool { return w.recorded() >= rev }, 10*time.Second, 10*time.Millisecond)
+	cat, err := archive.Read(context.Background(), w.store) // leases expire after the load, too
+	require.NoError(w.t, err)
+	last := spansOf(cat)[0].LastRevision
+	require.Eventually(w.t, func() bool { return w.recorded() >= last }, time.Minute, 10*time.Millisecond)
 	stopRecord()
 	record.Wait()
 	return cat
@@ -437,7 +439,7 @@ func (w *world) check(cat *archive.Catalog, points int) {
 	require.Positive(w.t, compared, "a hash was compared with that of a live member")
 	o := w.rebuild(cat, restore.Target{})
 	require.Equal(w.t, last, o.Revision)
-	h, err := pb.NewMaintenanceClient(w.conns[0]).HashKV(w.ctx(context.Background()), &pb.HashKVRequest{})
+	h, err := pb.NewMaintenanceClient(w.conns[0]).HashKV(w.ctx(context.Background()), &pb.HashKVRequest{Revision: last})
 	require.NoError(w.t, err)
 	require.Equal(w.t, mark{h.HashRevision, h.CompactRevision, h.Hash}, mark{o.Revision, o.CompactRevision, o.Hash})
 	var out bytes.Buffer
