@@ -184,17 +184,39 @@ func TestBadInput(t *testing.T) {
 func TestLaunchFails(t *testing.T) {
 	dir := t.TempDir()
 	start := time.Now()
-	_, err := bench.Launch(context.Background(), dir, 2, "/bin/sh", "-c", "echo no luck; exit 3")
+	_, err := bench.Launch(context.Background(), bench.Spec{Dir: dir, Size: 2, Program: []string{"/bin/sh", "-c", "echo no luck; exit 3"}})
 	require.ErrorContains(t, err, "exit status 3")
 	require.ErrorContains(t, err, "m0.log")
 	require.Less(t, time.Since(start), 10*time.Second)
 	log, err := os.ReadFile(filepath.Join(dir, "m0.log"))
 	require.NoError(t, err)
 	require.Equal(t, "no luck\n", string(log))
-	_, err = bench.Launch(context.Background(), dir, 1, "/no/such/program")
+	_, err = bench.Launch(context.Background(), bench.Spec{Dir: dir, Size: 1, Program: []string{"/no/such/program"}})
 	require.ErrorIs(t, err, os.ErrNotExist)
-	_, err = bench.Launch(context.Background(), dir, 0, "/bin/sh")
+	_, err = bench.Launch(context.Background(), bench.Spec{Dir: dir, Program: []string{"/bin/sh"}})
 	require.ErrorContains(t, err, "0 members")
+}
+
+// TestLaunchSecure starts clusters that want TLS and a user.
+func TestLaunchSecure(t *testing.T) {
+	for name, program := range map[string][]string{
+		"keelson": {servertest.Keelson(t), "server", "--bcrypt-cost=4"}, "etcd": {servertest.Oracle(t, "etcd"), "--bcrypt-cost=4"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := bench.Launch(t.Context(), bench.Spec{Dir: t.TempDir(), Size: 1, Program: program, Secure: true})
+			require.NoError(t, err)
+			defer func() { require.NoError(t, c.Stop()) }()
+			var o bench.Options
+			c.Connect(&o)
+			for _, user := range []string{o.User, ""} {
+				cl, err := client.New(client.Config{Endpoints: o.Endpoints, TLS: o.TLS, Username: user, Password: o.Password})
+				require.NoError(t, err)
+				_, err = cl.Put(t.Context(), "k", "v")
+				require.Equal(t, user == "", err != nil, "user %q: %v", user, err)
+				require.NoError(t, cl.Close())
+			}
+		})
+	}
 }
 
 // TestTLS runs workloads, one with further clients, on a member that asks for certificates.

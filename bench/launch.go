@@ -2,12 +2,14 @@ package bench
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -15,11 +17,36 @@ import (
 	"github.com/keelson-io/keelson/client"
 )
 
+// Spec says what cluster to start.
+type Spec struct {
+	Dir     string // for data and logs
+	Size    int
+	Program []string // the binary, and what comes before etcd's flags
+	// Secure members have TLS on all ports, with certificates that they make themselves, and want a user and a password.
+	Secure bool
+}
+
 // Cluster is a cluster of programs that Launch started.
 type Cluster struct {
-	Endpoints []string
-	Pids      []int // nil where processes cannot be measured
+	endpoints []string
+	pids      []int // nil where processes cannot be measured
+	secure    bool
 	members   []*member
+}
+
+// Connect sets in options how the cluster is reached.
+func (c *Cluster) Connect(o *Options) {
+	o.Endpoints, o.Pids, o.TLS = c.endpoints, c.pids, c.tls()
+	if c.secure {
+		o.User, o.Password = "root", "bench"
+	}
+}
+
+func (c *Cluster) tls() *tls.Config {
+	if !c.secure {
+		return nil
+	}
+	return &tls.Config{InsecureSkipVerify: true} // certificates of programs that we started ourselves
 }
 
 // member is one of its programs.
@@ -36,47 +63,75 @@ const (
 	benchQuota   = 16 << 30
 )
 
-// Launch starts a cluster on loopback ports, with its data and logs in dir. program is the binary and what comes before
-// etcd's flags.
-func Launch(ctx context.Context, dir string, size int, program ...string) (_ *Cluster, err error) {
-	if size < 1 {
-		return nil, fmt.Errorf("a cluster of %d members cannot be", size)
+// Launch starts a cluster on loopback ports.
+func Launch(ctx context.Context, spec Spec) (_ *Cluster, err error) {
+	if spec.Size < 1 {
+		return nil, fmt.Errorf("a cluster of %d members cannot be", spec.Size)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(spec.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	c := &Cluster{}
+	c := &Cluster{secure: spec.Secure}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Stop())
 		}
 	}()
-	addrs, err := freeAddrs(2 * size)
+	addrs, err := freeAddrs(2 * spec.Size)
 	if err != nil {
 		return nil, err
 	}
-	peers := addrs[size:]
-	var initial []string
-	for i, addr := range addrs[:size] {
-		c.Endpoints = append(c.Endpoints, "http://"+addr)
-		initial = append(initial, fmt.Sprintf("m%d=http://%s", i, peers[i]))
+	scheme, flags := "http://", spec.Program[1:]
+	if spec.Secure {
+		scheme, flags = "https://", slices.Concat(flags, []string{"--auto-tls", "--peer-auto-tls"})
 	}
-	for i, ep := range c.Endpoints {
+	var peers, initial []string
+	for i := range spec.Size {
+		c.endpoints, peers = append(c.endpoints, scheme+addrs[i]), append(peers, scheme+addrs[spec.Size+i])
+		initial = append(initial, fmt.Sprintf("m%d=%s", i, peers[i]))
+	}
+	for i, ep := range c.endpoints {
 		name := fmt.Sprintf("m%d", i)
-		args := append(program[1:len(program):len(program)], "--name="+name, "--data-dir="+filepath.Join(dir, name),
-			"--listen-client-urls="+ep, "--advertise-client-urls="+ep,
-			"--listen-peer-urls=http://"+peers[i], "--initial-advertise-peer-urls=http://"+peers[i],
+		args := append(slices.Clone(flags), "--name="+name, "--data-dir="+filepath.Join(spec.Dir, name),
+			"--listen-client-urls="+ep, "--advertise-client-urls="+ep, "--listen-peer-urls="+peers[i], "--initial-advertise-peer-urls="+peers[i],
 			"--initial-cluster="+strings.Join(initial, ","), fmt.Sprintf("--quota-backend-bytes=%d", benchQuota))
-		m, err := launch(filepath.Join(dir, name+".log"), program[0], args)
+		m, err := launch(filepath.Join(spec.Dir, name+".log"), spec.Program[0], args)
 		if err != nil {
 			return nil, err
 		}
 		c.members = append(c.members, m)
 		if _, err := cpuSeconds(m.cmd.Process.Pid); err == nil {
-			c.Pids = append(c.Pids, m.cmd.Process.Pid)
+			c.pids = append(c.pids, m.cmd.Process.Pid)
 		}
 	}
-	return c, c.wait(ctx)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := c.wait(ctx); err != nil || !spec.Secure {
+		return c, err
+	}
+	return c, c.enableAuth(ctx)
+}
+
+// enableAuth makes the user that Connect names, and lets nobody else in.
+func (c *Cluster) enableAuth(ctx context.Context) error {
+	var o Options
+	c.Connect(&o)
+	cl, err := client.New(client.Config{Endpoints: o.Endpoints, TLS: o.TLS})
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	if _, err := cl.UserAdd(ctx, o.User, o.Password); err != nil {
+		return err
+	}
+	if _, err := cl.RoleAdd(ctx, o.User); err != nil {
+		return err
+	}
+	if _, err := cl.UserGrantRole(ctx, o.User, o.User); err != nil {
+		return err
+	}
+	_, err = cl.AuthEnable(ctx)
+	return err
 }
 
 func launch(log, program string, args []string) (*member, error) {
@@ -113,17 +168,15 @@ func freeAddrs(n int) (addrs []string, err error) {
 
 // wait waits until every member answers.
 func (c *Cluster) wait(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
 	for i, m := range c.members {
-		if err := m.wait(ctx, c.Endpoints[i]); err != nil {
+		if err := m.wait(ctx, client.Config{Endpoints: c.endpoints[i : i+1], TLS: c.tls()}); err != nil {
 			return fmt.Errorf("member %d does not serve, see %s: %w", i, m.log.Name(), err)
 		}
 	}
 	return nil
 }
 
-func (m *member) wait(ctx context.Context, endpoint string) error {
+func (m *member) wait(ctx context.Context, cfg client.Config) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -133,7 +186,7 @@ func (m *member) wait(ctx context.Context, endpoint string) error {
 		case <-ctx.Done():
 		}
 	}()
-	cl, err := client.New(client.Config{Endpoints: []string{endpoint}})
+	cl, err := client.New(cfg)
 	if err != nil {
 		return err
 	}

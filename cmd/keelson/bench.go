@@ -223,6 +223,7 @@ func (f *benchFlags) reportVersus(out io.Writer, all []*bench.Versus, a, b strin
 type rivals struct {
 	*benchFlags
 	etcd, out, dir string
+	secure         bool
 	members        []int
 	workloads      []string
 }
@@ -243,6 +244,7 @@ func (f *benchFlags) compareCommand() *cobra.Command {
 	cmd.Flags().StringVar(&r.etcd, "etcd", "bin/peers/etcd", "the real etcd's binary")
 	cmd.Flags().StringVar(&r.out, "out", "", "write the table to this file too")
 	cmd.Flags().StringVar(&r.dir, "dir", "", "where data and logs go, and stay (default: a temporary directory)")
+	cmd.Flags().BoolVar(&r.secure, "secure", false, "with TLS on all ports, and users")
 	cmd.Flags().IntSliceVar(&r.members, "members", []int{1, 3}, "sizes of clusters")
 	cmd.Flags().StringSliceVar(&r.workloads, "workloads", []string{"all"}, "what to run")
 	return cmd
@@ -291,7 +293,7 @@ func (r *rivals) size(ctx context.Context, out io.Writer, ws []bench.Workload, d
 	programs := [2][]string{{self, "server"}, {r.etcd}}
 	options := [2]bench.Options{r.options, r.options}
 	for i, name := range []string{"keelson", "etcd"} {
-		c, lerr := bench.Launch(ctx, filepath.Join(dir, name), size, programs[i]...)
+		c, lerr := bench.Launch(ctx, bench.Spec{Dir: filepath.Join(dir, name), Size: size, Program: programs[i], Secure: r.secure})
 		if ctx.Err() != nil && lerr != nil {
 			return nil, nil // interrupted
 		}
@@ -299,7 +301,7 @@ func (r *rivals) size(ctx context.Context, out io.Writer, ws []bench.Workload, d
 			return nil, fmt.Errorf("%s: %w", name, lerr)
 		}
 		defer func() { err = errors.Join(err, c.Stop()) }()
-		options[i].Endpoints, options[i].Pids = c.Endpoints, c.Pids
+		c.Connect(&options[i])
 	}
 	if !r.json {
 		fmt.Fprintf(out, "members: %d\n", size)
@@ -312,8 +314,9 @@ func (r *rivals) report(out io.Writer, all []*bench.Versus) error {
 		return nil
 	}
 	table := func(w io.Writer) error {
-		fmt.Fprintf(w, "%d processors, %s/%s, %s. Both clusters on one machine, loaded in turns: %d rounds, %d clients, %s each.\n\n",
-			runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, time.Now().Format(time.DateOnly), r.rounds, r.options.Clients, r.length())
+		fmt.Fprintf(w, "%d processors, %s/%s, %s. Both clusters on one machine, loaded in turns%s: %d rounds, %d clients, %s each.\n\n",
+			runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, time.Now().Format(time.DateOnly), map[bool]string{true: ", with TLS and users"}[r.secure],
+			r.rounds, r.options.Clients, r.length())
 		return bench.Markdown(w, all, "Keelson", "etcd")
 	}
 	var err error
