@@ -208,6 +208,10 @@ func TestProgress(t *testing.T) {
 	chain, _, wait, _ := p.due(time.Now(), time.Hour)
 	require.Equal(t, []any{"", time.Hour}, []any{chain, wait})
 	p.begin(&archive.Chain{Name: "a"}, &archive.Tail{Index: 9, Time: 900})
+	chain, _, _, changed := p.due(time.Now(), time.Hour)
+	require.Empty(t, chain, "nobody has said yet that the members still have this history")
+	p.follow(true)
+	<-changed
 	chain, first, _, _ := p.due(time.Now(), time.Hour)
 	require.Equal(t, []any{"a", uint64(10)}, []any{chain, first})
 	entries := []*raftpb.Entry{entry(10), entry(11), entry(12)}
@@ -228,6 +232,10 @@ func TestProgress(t *testing.T) {
 	cancel()
 	_, _, err := p.await(ctx, "a", 13, 2)
 	require.ErrorIs(t, err, context.Canceled)
+	p.follow(false)
+	_, _, err = p.await(ctx, "a", 12, 2)
+	require.ErrorIs(t, err, context.Canceled, "what a member has that is not followed is no base")
+	p.follow(true)
 	same, _, err := p.await(ctx, "b", 13, 2)
 	require.NoError(t, err)
 	require.False(t, same, "it is another chain now")

@@ -35,6 +35,7 @@ func (a *agent) follow(ctx context.Context) error {
 		c := a.link.conns[at%len(a.link.conns)]
 		got, err := a.session(ctx, c)
 		a.metrics.connected.Set(0)
+		a.shared.follow(false)
 		for _, err := range []error{err, a.flush(ctx)} {
 			if isFatal(err) {
 				return err
@@ -115,6 +116,7 @@ func (a *agent) session(ctx context.Context, c *conn) (got bool, err error) {
 		a.beginChain(first.ClusterId, first.NextIndex)
 	}
 	a.metrics.connected.Set(1)
+	a.shared.follow(true)
 	a.lg.Info("following the log of a member", zap.String("endpoint", c.endpoint), zap.Uint64("from", first.NextIndex))
 	return a.receive(ctx, stream)
 }

@@ -21,7 +21,10 @@ type progress struct {
 	terms    []term // of the entries that this agent has had
 	times    []mark // of those, about one a second
 	lastBase time.Time
-	changed  chan struct{} // closed on every change and replaced
+	// following: a member serves what continues the chain. Otherwise the members may have another history by now, whose database
+	// is no base of the chain.
+	following bool
+	changed   chan struct{} // closed on every change and replaced
 }
 
 // mark says that everything up to an index was applied at a time.
@@ -58,6 +61,14 @@ func (p *progress) begin(c *archive.Chain, tail *archive.Tail) {
 	if n := len(c.Bases); n > 0 {
 		p.lastBase = c.Bases[n-1].Time
 	}
+	p.signal()
+}
+
+// follow notes that a member serves what continues the chain, or that it does no longer.
+func (p *progress) follow(on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.following = on
 	p.signal()
 }
 
@@ -102,28 +113,28 @@ func (p *progress) due(now time.Time, interval time.Duration) (chain string, fir
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	wait = p.lastBase.Add(interval).Sub(now)
-	if p.chain == "" || !p.lastBase.IsZero() && wait > 0 {
-		if p.chain == "" {
-			wait = interval
-		}
+	switch {
+	case p.chain == "" || !p.following:
+		return "", 0, interval, p.changed
+	case !p.lastBase.IsZero() && wait > 0:
 		return "", 0, wait, p.changed
 	}
 	return p.chain, p.first, 0, p.changed
 }
 
-// await waits until the archive has an entry of a chain, and says whether its term, as far as it is known, is the one given, and when it had
+// await waits until the archive has an entry of a chain, which the members still continue, and says whether its term, as far as it is known, is the one given, and when it had
 // been applied (0: not known).
 func (p *progress) await(ctx context.Context, chain string, index, want uint64) (same bool, at int64, err error) {
 	for {
 		p.mu.Lock()
-		changed, is, archived := p.changed, p.chain, p.archived
+		changed, is, archived, following := p.changed, p.chain, p.archived, p.following
 		t, known := p.termOf(index)
 		at := p.timeOf(index)
 		p.mu.Unlock()
 		switch {
 		case is != chain:
 			return false, 0, nil
-		case archived >= index:
+		case archived >= index && following:
 			return !known || t == want, at, nil
 		}
 		select {
