@@ -15,3 +15,14 @@ func (t *ReadTxn) KeyAt(offset int64) (string, bool) {
 	}
 	return e.Key, true
 }
+
+// PrefixEnd is the first key behind all that begin with a prefix, nil if there is none.
+func PrefixEnd(prefix string) *string {
+	for i := len(prefix) - 1; i >= 0; i-- {
+		if prefix[i] < 0xff {
+			end := prefix[:i] + string([]byte{prefix[i] + 1})
+			return &end
+		}
+	}
+	return nil
+}

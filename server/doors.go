@@ -56,7 +56,6 @@ type doors struct {
 
 	mu       sync.Mutex
 	drained  bool // nothing is served any more
-	grpc     *grpc.Server
 	overHTTP *listen.OverHTTP
 }
 
@@ -230,7 +229,7 @@ func (d *doors) serveClients(g *grpc.Server, h http.Handler, fail func(error)) {
 	over := &listen.OverHTTP{GRPC: g, Other: h}
 	d.mu.Lock()
 	drained := d.drained
-	d.grpc, d.overHTTP = g, over
+	d.overHTTP = over
 	d.mu.Unlock()
 	if drained {
 		return // the member stops before it has begun
@@ -281,28 +280,14 @@ func (d *doors) logServing(at *door) {
 func (d *doors) drainClients(ctx context.Context) {
 	d.mu.Lock()
 	d.drained = true
-	g, over := d.grpc, d.overHTTP
+	over := d.overHTTP
 	d.mu.Unlock()
-	if g == nil {
+	if over == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
-	if !over.Drain(ctx) {
-		g.Stop() // gRPC cannot wait for calls that come over HTTP
-		return
-	}
-	done := make(chan struct{})
-	go func() {
-		g.GracefulStop()
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-ctx.Done():
-	}
-	g.Stop()
-	<-done
+	over.Shutdown(ctx)
 }
 
 func (d *doors) close() {

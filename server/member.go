@@ -31,6 +31,7 @@ import (
 	"github.com/keelson-io/keelson/server/leasing"
 	"github.com/keelson-io/keelson/server/membership"
 	"github.com/keelson-io/keelson/server/overview"
+	"github.com/keelson-io/keelson/server/peers"
 	"github.com/keelson-io/keelson/server/propose"
 	"github.com/keelson-io/keelson/server/quota"
 	"github.com/keelson-io/keelson/server/readgate"
@@ -284,7 +285,8 @@ func (m *member) compose() {
 	})
 	m.watchData()
 	m.sight.overview = overview.New(overview.Config{
-		Members: members, MemberID: m.boot.MemberID, Cluster: members.ClusterID, Peers: m.env.Peers, Timeout: lookTimeout,
+		Members: members, MemberID: m.boot.MemberID, Timeout: lookTimeout,
+		Asker: peers.Asker{Client: m.env.Peers, Cluster: members.ClusterID},
 	})
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/mvcc"
 	"github.com/keelson-io/keelson/server/membership"
+	"github.com/keelson-io/keelson/server/peers"
 )
 
 // says is what a member answers: its hash, or an error.
@@ -159,14 +160,14 @@ func TestHandler(t *testing.T) {
 	} {
 		r := httptest.NewRequest(c.method, Path, strings.NewReader(c.body))
 		if c.cluster != "" {
-			r.Header.Set(clusterIDHeader, c.cluster)
+			r.Header.Set(peers.ClusterIDHeader, c.cluster)
 		}
 		w := httptest.NewRecorder()
 		c.on.Handler().ServeHTTP(w, r)
 		body, err := io.ReadAll(w.Result().Body)
 		require.NoError(t, err)
 		require.Equal(t, []any{c.status, c.answer, c.contentType, c.own},
-			[]any{w.Code, string(body), w.Header().Get("Content-Type"), w.Header().Get(clusterIDHeader)}, "%+v", c)
+			[]any{w.Code, string(body), w.Header().Get("Content-Type"), w.Header().Get(peers.ClusterIDHeader)}, "%+v", c)
 	}
 }
 

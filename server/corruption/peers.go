@@ -16,12 +16,11 @@ import (
 
 	"github.com/keelson-io/keelson/mvcc"
 	"github.com/keelson-io/keelson/server/membership"
+	"github.com/keelson-io/keelson/server/peers"
 )
 
 // Path is where members ask each other for hashes, on the peer listener.
 const Path = "/members/hashkv"
-
-const clusterIDHeader = "X-Etcd-Cluster-ID"
 
 var errClusterIDMismatch = errors.New("cluster ID mismatch")
 
@@ -71,10 +70,8 @@ func (c *Checker) askOne(ctx context.Context, base string, rev int64) (*pb.HashK
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set(clusterIDHeader, membership.FormatID(c.cfg.Members.ClusterID()))
-	cl := *c.cfg.Peers
-	cl.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	resp, err := cl.Do(req)
+	req.Header.Set(peers.ClusterIDHeader, membership.FormatID(c.cfg.Members.ClusterID()))
+	resp, err := peers.Direct(c.cfg.Peers).Do(req)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +103,7 @@ func refusal(body string) error {
 func (c *Checker) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := membership.FormatID(c.cfg.Members.ClusterID())
-		switch theirs := r.Header.Get(clusterIDHeader); {
+		switch theirs := r.Header.Get(peers.ClusterIDHeader); {
 		case r.Method != http.MethodGet:
 			w.Header().Set("Allow", http.MethodGet)
 			http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
@@ -138,7 +135,7 @@ func (c *Checker) Handler() http.Handler {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		w.Header().Set(clusterIDHeader, id)
+		w.Header().Set(peers.ClusterIDHeader, id)
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(data)
 	})

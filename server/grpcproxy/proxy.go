@@ -292,7 +292,7 @@ func (p *Proxy) close() {
 		p.watches.Close()
 		p.renewals.Close()
 	}
-	if p.grpc != nil {
+	if p.over != nil {
 		p.stopGRPC()
 	}
 	for _, d := range p.doors {
@@ -313,19 +313,5 @@ func (p *Proxy) close() {
 func (p *Proxy) stopGRPC() {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
-	if !p.over.Drain(ctx) {
-		p.grpc.Stop() // gRPC cannot wait for calls that come over HTTP
-		return
-	}
-	done := make(chan struct{})
-	go func() {
-		p.grpc.GracefulStop()
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-ctx.Done():
-	}
-	p.grpc.Stop()
-	<-done
+	p.over.Shutdown(ctx)
 }

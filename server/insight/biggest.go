@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/keelson-io/keelson/mvcc"
 )
 
 // Row is all keys in their order, each as long as what is stored for it.
@@ -35,7 +37,7 @@ func Biggest(row Row, n int) []Big {
 	_, total := row.Weigh("", nil)
 	for _, prefix := range candidates(row) {
 		b := Big{Prefix: prefix, Key: isKey([]byte(prefix))}
-		to := after(prefix)
+		to := mvcc.PrefixEnd(prefix)
 		if b.Key {
 			next := prefix + "\x00"
 			to = &next
@@ -76,19 +78,6 @@ func candidates(row Row) (all []string) {
 		}
 	}
 	return all
-}
-
-// after is the first key behind all that begin with a prefix, nil if there is none.
-func after(prefix string) *string {
-	b := []byte(prefix)
-	for i := len(b) - 1; i >= 0; i-- {
-		if b[i] < 0xff {
-			b[i]++
-			s := string(b[:i+1])
-			return &s
-		}
-	}
-	return nil
 }
 
 // keep is how long the answer of a Sizes is good for.

@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
+
+	"github.com/keelson-io/keelson/mvcc"
 )
 
 var begin = time.Unix(1_700_000_000, 0)
@@ -253,7 +255,7 @@ func TestBiggestFindsAll(t *testing.T) {
 		}
 		for i := range 40 {
 			prefix := fmt.Sprintf("%02d/", i)
-			if _, bytes := r.Weigh(prefix, after(prefix)); bytes*100 >= total {
+			if _, bytes := r.Weigh(prefix, mvcc.PrefixEnd(prefix)); bytes*100 >= total {
 				require.Equal(t, bytes, got[prefix], prefix)
 			}
 		}

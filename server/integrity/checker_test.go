@@ -22,6 +22,7 @@ import (
 	"github.com/keelson-io/keelson/internal/vfs"
 	"github.com/keelson-io/keelson/mvcc"
 	"github.com/keelson-io/keelson/server/membership"
+	"github.com/keelson-io/keelson/server/peers"
 )
 
 // fakeStore is a store whose sum at a revision is the revision and a constant: of members that agree, the same one.
@@ -271,7 +272,7 @@ func TestBadQuestions(t *testing.T) {
 			{"GET", "?rev=-9223372036854775808&compact=9223372036854775807", id, http.StatusOK},
 		} {
 			r := httptest.NewRequest(c.method, Path+c.query, nil)
-			r.Header.Set(clusterIDHeader, c.cluster)
+			r.Header.Set(peers.ClusterIDHeader, c.cluster)
 			rec := httptest.NewRecorder()
 			h.ServeHTTP(rec, r)
 			require.Equal(t, c.want, rec.Code, "%+v", c)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/keelson-io/keelson/mvcc"
 	"github.com/keelson-io/keelson/server/membership"
+	"github.com/keelson-io/keelson/server/peers"
 )
 
 // Paths on the peer listener.
@@ -22,7 +23,6 @@ const (
 )
 
 const (
-	clusterIDHeader = "X-Etcd-Cluster-ID"
 	// sumVersion changes with what the sums are made of: sums of different versions are not compared.
 	sumVersion = 1
 	// maxAnswer bounds an answer, in bytes, maxCompactions what it may list.
@@ -89,7 +89,7 @@ func (c *Checker) own(p point) *answer {
 // Handler answers other members.
 func (c *Checker) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !c.admit(w, r) {
+		if !c.asker().Admit(w, r) {
 			return
 		}
 		var p point
@@ -110,36 +110,9 @@ func (c *Checker) Handler() http.Handler {
 	})
 }
 
-// admit refuses what is not a question of a member of this cluster.
-func (c *Checker) admit(w http.ResponseWriter, r *http.Request) bool {
-	switch id := membership.FormatID(c.cfg.Members.ClusterID()); {
-	case r.Method != http.MethodGet:
-		w.Header().Set("Allow", http.MethodGet)
-		http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
-		return false
-	case r.Header.Get(clusterIDHeader) != id:
-		http.Error(w, "cluster ID mismatch", http.StatusPreconditionFailed)
-		return false
-	}
-	return true
-}
-
-// get asks the first of a member's URLs that answers.
-func (c *Checker) get(ctx context.Context, m *membership.Member, path string) (resp *http.Response, err error) {
-	client := *c.cfg.Peers
-	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	err = errors.New("the member has no peer URL")
-	for _, u := range m.PeerURLs {
-		var req *http.Request
-		if req, err = http.NewRequestWithContext(ctx, http.MethodGet, u+path, nil); err != nil {
-			return nil, err
-		}
-		req.Header.Set(clusterIDHeader, membership.FormatID(c.cfg.Members.ClusterID()))
-		if resp, err = client.Do(req); err == nil {
-			return resp, nil
-		}
-	}
-	return nil, err
+// asker asks members of this cluster, and admits them.
+func (c *Checker) asker() peers.Asker {
+	return peers.Asker{Client: c.cfg.Peers, Cluster: c.cfg.Members.ClusterID}
 }
 
 // ask asks the other members, at the same time. Those without an answer are missing.
@@ -168,7 +141,7 @@ func (c *Checker) ask(ctx context.Context, others []*membership.Member, p point)
 }
 
 func (c *Checker) askOne(ctx context.Context, m *membership.Member, p point) (*answer, error) {
-	resp, err := c.get(ctx, m, fmt.Sprintf("%s?rev=%d&compact=%d", Path, p.Rev, p.Compact))
+	resp, err := c.asker().Get(ctx, m.PeerURLs, fmt.Sprintf("%s?rev=%d&compact=%d", Path, p.Rev, p.Compact))
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/keelson-io/keelson/internal/until"
 	"github.com/keelson-io/keelson/internal/vfs"
 	"github.com/keelson-io/keelson/mvcc/backend"
 	"github.com/keelson-io/keelson/server/membership"
@@ -79,15 +80,8 @@ func (r *Refetcher) Refetch(ctx context.Context) (Refetched, error) {
 	if r.cfg.IsLeader() {
 		return Refetched{}, ErrLeads
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := until.Closed(ctx, r.cfg.Stopped)
 	defer cancel()
-	go func() {
-		select {
-		case <-r.cfg.Stopped:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	if r.wait(ctx, func() bool { return len(r.cfg.Checker.sources()) > 0 }); r.cfg.IsLeader() {
 		return Refetched{}, ErrLeads
 	}
@@ -176,7 +170,7 @@ func (r *Refetcher) download(ctx context.Context, m *membership.Member, index ui
 	defer cancel(nil)
 	idle := time.AfterFunc(idleTime, func() { cancel(errIdle) })
 	defer idle.Stop()
-	resp, err := r.cfg.Checker.get(ctx, m, fmt.Sprintf("%s?index=%d", StatePath, index))
+	resp, err := r.cfg.Checker.asker().Get(ctx, m.PeerURLs, fmt.Sprintf("%s?index=%d", StatePath, index))
 	if err != nil {
 		return 0, err
 	}

@@ -30,7 +30,7 @@ type StateConfig struct {
 func (c *Checker) StateHandler(cfg StateConfig) http.Handler {
 	busy := make(chan struct{}, 1)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !c.admit(w, r) {
+		if !c.asker().Admit(w, r) {
 			return
 		}
 		index, err := strconv.ParseUint(r.URL.Query().Get("index"), 10, 64)

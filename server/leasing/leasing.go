@@ -34,6 +34,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/internal/until"
 	"github.com/keelson-io/keelson/lease"
 	"github.com/keelson-io/keelson/server/errdefs"
 )
@@ -235,7 +236,9 @@ func (s *Service) forward(ctx context.Context, call func(ctx context.Context, ur
 		changed := s.cfg.LeaderChanged() // before the URLs
 		urls := s.cfg.LeaderURLs()
 		for _, url := range urls {
-			err := until(cctx, changed, func(ctx context.Context) error { return call(ctx, url) })
+			uctx, cancel := until.Closed(cctx, changed)
+			err := call(uctx, url)
+			cancel()
 			if err == nil || errors.Is(err, lease.ErrLeaseNotFound) {
 				return err
 			}
@@ -253,20 +256,6 @@ func (s *Service) forward(ctx context.Context, call func(ctx context.Context, ur
 		return errdefs.ErrNoLeader
 	}
 	return errdefs.ErrTimeout
-}
-
-// until calls f with a context that ends when a channel is closed.
-func until(ctx context.Context, closed <-chan struct{}, f func(ctx context.Context) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		select {
-		case <-closed:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	return f(ctx)
 }
 
 func (s *Service) sleep(ctx context.Context, d time.Duration) {

@@ -56,8 +56,27 @@ func (o *OverHTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	o.GRPC.ServeHTTP(w, r)
 }
 
-// Drain refuses gRPC requests from now on. It says whether those under way ended before ctx.
-func (o *OverHTTP) Drain(ctx context.Context) bool {
+// Shutdown lets the gRPC calls under way end, and stops the gRPC server; streams, and what goes on after ctx, end by force.
+func (o *OverHTTP) Shutdown(ctx context.Context) {
+	if !o.drain(ctx) {
+		o.GRPC.Stop() // gRPC cannot wait for calls that come over HTTP
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		o.GRPC.GracefulStop()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	o.GRPC.Stop()
+	<-done
+}
+
+// drain refuses gRPC requests over HTTP from now on. It says whether those under way ended before ctx.
+func (o *OverHTTP) drain(ctx context.Context) bool {
 	o.mu.Lock()
 	o.closed = true
 	o.mu.Unlock()

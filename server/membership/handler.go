@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/keelson-io/keelson/server/errdefs"
+	"github.com/keelson-io/keelson/server/peers"
 )
 
 // Paths of the peer listener.
@@ -66,7 +67,7 @@ func only(method string, next http.HandlerFunc) http.HandlerFunc {
 }
 
 func (h *handler) sign(w http.ResponseWriter) {
-	w.Header().Set(clusterIDHeader, FormatID(h.cfg.Cluster.ClusterID()))
+	w.Header().Set(peers.ClusterIDHeader, FormatID(h.cfg.Cluster.ClusterID()))
 }
 
 func (h *handler) members(w http.ResponseWriter, _ *http.Request) {

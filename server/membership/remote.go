@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/keelson-io/keelson/server/errdefs"
+	"github.com/keelson-io/keelson/server/peers"
 )
 
 const (
@@ -26,9 +27,6 @@ const (
 	// maxAnswer limits what is read of an answer: far more than the members of any cluster need.
 	maxAnswer = 1 << 20
 )
-
-// clusterIDHeader carries the id of the cluster in answers.
-const clusterIDHeader = "X-Etcd-Cluster-ID"
 
 // FetchCluster asks for the members of a running cluster. The first of the peer URLs to answer decides.
 func FetchCluster(ctx context.Context, client *http.Client, urls []string) (*Cluster, error) {
@@ -61,7 +59,7 @@ func fetchMembers(ctx context.Context, client *http.Client, base string) (uint64
 			return 0, nil, errors.New("the list of members has a hole")
 		}
 	}
-	id, err := ParseID(resp.header.Get(clusterIDHeader))
+	id, err := ParseID(resp.header.Get(peers.ClusterIDHeader))
 	if err != nil {
 		return 0, nil, fmt.Errorf("cluster ID: %w", err)
 	}
@@ -231,8 +229,7 @@ type answer struct {
 
 // ask sends a request without body. Redirections are not followed: members answer themselves.
 func ask(ctx context.Context, client *http.Client, method, url string) (*answer, error) {
-	cl := *client
-	cl.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	cl := peers.Direct(client)
 	if cl.Timeout == 0 && method == http.MethodGet {
 		cl.Timeout = fetchTimeout
 	}

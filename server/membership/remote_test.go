@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/etcd/api/v3/version"
 
 	"github.com/keelson-io/keelson/server/errdefs"
+	"github.com/keelson-io/keelson/server/peers"
 )
 
 // peer is a running member of a cluster, with a server.
@@ -62,7 +63,7 @@ func deadURL() string {
 // serve makes a server that always gives the same answer.
 func serve(t *testing.T, status int, header, body string) string {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set(clusterIDHeader, header)
+		w.Header().Set(peers.ClusterIDHeader, header)
 		w.WriteHeader(status)
 		_, _ = io.WriteString(w, body)
 	}))
@@ -231,7 +232,7 @@ func TestHandler(t *testing.T) {
 		require.Equal(t, tc.status, resp.StatusCode, name)
 		require.Equal(t, tc.body, string(body), name)
 		require.Equal(t, tc.mime, resp.Header.Get("Content-Type"), name)
-		require.Equal(t, tc.signed, resp.Header.Get(clusterIDHeader) == "cafe", name)
+		require.Equal(t, tc.signed, resp.Header.Get(peers.ClusterIDHeader) == "cafe", name)
 		require.Equal(t, tc.status == 405, resp.Header.Get("Allow") != "", name)
 	}
 

@@ -25,15 +25,13 @@ import (
 
 	"github.com/keelson-io/keelson/api/insightpb"
 	"github.com/keelson-io/keelson/server/membership"
+	"github.com/keelson-io/keelson/server/peers"
 )
 
 // Path is where members ask each other for a look, on the peer listener.
 const Path = "/keelson/look"
 
-const (
-	clusterIDHeader = "X-Etcd-Cluster-ID"
-	maxLook         = 4 << 20 // bytes of a member's answer
-)
+const maxLook = 4 << 20 // bytes of a member's answer
 
 var errOther = errors.New("this member does not tell of itself: it is etcd, or an older Keelson")
 
@@ -44,8 +42,7 @@ type Look func(n int) *insightpb.LookResponse
 type Config struct {
 	Members  interface{ Members() []*membership.Member }
 	MemberID uint64
-	Cluster  func() uint64 // id
-	Peers    *http.Client
+	Asker    peers.Asker
 	Timeout  time.Duration // for a member's answer
 }
 
@@ -82,32 +79,14 @@ func (o *Overview) All(ctx context.Context, n int) []*insightpb.MemberLook {
 	return all
 }
 
-// ask asks a member at its URLs, one after another.
+// ask asks a member.
 func (o *Overview) ask(ctx context.Context, m *membership.Member, n int) (*insightpb.LookResponse, error) {
 	if own := o.own.Load(); m.ID == o.cfg.MemberID && own != nil {
 		return (*own)(n), nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.cfg.Timeout)
 	defer cancel()
-	err := errors.New("it has no peer URL")
-	for _, u := range m.PeerURLs {
-		var look *insightpb.LookResponse
-		if look, err = o.askAt(ctx, u, n); err == nil {
-			return look, nil
-		}
-	}
-	return nil, err
-}
-
-func (o *Overview) askAt(ctx context.Context, base string, n int) (*insightpb.LookResponse, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+Path+"?prefixes="+strconv.Itoa(n), nil)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set(clusterIDHeader, membership.FormatID(o.cfg.Cluster()))
-	cl := *o.cfg.Peers
-	cl.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	resp, err := cl.Do(req)
+	resp, err := o.cfg.Asker.Get(ctx, m.PeerURLs, Path+"?prefixes="+strconv.Itoa(n))
 	if err != nil {
 		return nil, err
 	}
@@ -129,14 +108,12 @@ func (o *Overview) askAt(ctx context.Context, base string, n int) (*insightpb.Lo
 
 // ServeHTTP answers another member.
 func (o *Overview) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !o.cfg.Asker.Admit(w, r) {
+		return
+	}
 	own := o.own.Load()
 	n, err := strconv.Atoi(r.URL.Query().Get("prefixes"))
 	switch {
-	case r.Method != http.MethodGet:
-		w.Header().Set("Allow", http.MethodGet)
-		http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
-	case r.Header.Get(clusterIDHeader) != membership.FormatID(o.cfg.Cluster()):
-		http.Error(w, "cluster ID mismatch", http.StatusPreconditionFailed)
 	case err != nil:
 		http.Error(w, "prefixes is not a number", http.StatusBadRequest)
 	case own == nil:

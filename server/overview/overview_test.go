@@ -10,6 +10,7 @@ import (
 
 	"github.com/keelson-io/keelson/api/insightpb"
 	"github.com/keelson-io/keelson/server/membership"
+	"github.com/keelson-io/keelson/server/peers"
 )
 
 type members []*membership.Member
@@ -33,7 +34,7 @@ func TestAll(t *testing.T) {
 	}
 	member := func(id, cluster uint64) *Overview {
 		return New(Config{
-			MemberID: id, Cluster: func() uint64 { return cluster }, Peers: http.DefaultClient, Timeout: time.Minute,
+			MemberID: id, Asker: peers.Asker{Client: http.DefaultClient, Cluster: func() uint64 { return cluster }}, Timeout: time.Minute,
 			Members: struct{ membersFunc }{func() []*membership.Member { return list }},
 		})
 	}
@@ -74,7 +75,7 @@ type membersFunc func() []*membership.Member
 func (f membersFunc) Members() []*membership.Member { return f() }
 
 func TestBadRequests(t *testing.T) {
-	o := New(Config{Cluster: func() uint64 { return 7 }})
+	o := New(Config{Asker: peers.Asker{Cluster: func() uint64 { return 7 }}})
 	o.Serve(named("a"))
 	for _, tc := range []struct {
 		method, query, cluster string
@@ -87,7 +88,7 @@ func TestBadRequests(t *testing.T) {
 		{http.MethodGet, "?prefixes=2", "", http.StatusPreconditionFailed},
 	} {
 		r := httptest.NewRequestWithContext(t.Context(), tc.method, Path+tc.query, nil)
-		r.Header.Set(clusterIDHeader, tc.cluster)
+		r.Header.Set(peers.ClusterIDHeader, tc.cluster)
 		w := httptest.NewRecorder()
 		o.ServeHTTP(w, r)
 		require.Equal(t, tc.want, w.Code, "%v", tc)

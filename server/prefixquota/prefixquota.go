@@ -68,20 +68,9 @@ func New(quotas []Quota, store Store) *Book {
 	}
 	b := &Book{store: store, accounts: make([]account, len(quotas))}
 	for i, q := range quotas {
-		b.accounts[i] = account{prefix: q.Prefix, raw: []byte(q.Prefix), end: endOf(q.Prefix), limit: amount{q.Keys, q.Bytes}}
+		b.accounts[i] = account{prefix: q.Prefix, raw: []byte(q.Prefix), end: mvcc.PrefixEnd(q.Prefix), limit: amount{q.Keys, q.Bytes}}
 	}
 	return b
-}
-
-// endOf is the first key behind those with a prefix, nil if there is none.
-func endOf(prefix string) *string {
-	for i := len(prefix) - 1; i >= 0; i-- {
-		if prefix[i] < 0xff {
-			end := prefix[:i] + string(prefix[i]+1)
-			return &end
-		}
-	}
-	return nil
 }
 
 func (a *account) used(txn *mvcc.ReadTxn) amount {

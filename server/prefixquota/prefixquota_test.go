@@ -171,8 +171,8 @@ func TestNeverPassed(t *testing.T) {
 				applying.Lock()
 				write(store, func(w *mvcc.WriteTxn) { w.Put([]byte(key), []byte(value), 0) })
 				rd := store.Read()
-				all, _ := rd.Weigh("/q/", endOf("/q/"))
-				_, bytes := rd.Weigh("/q/x", endOf("/q/x"))
+				all, _ := rd.Weigh("/q/", mvcc.PrefixEnd("/q/"))
+				_, bytes := rd.Weigh("/q/x", mvcc.PrefixEnd("/q/x"))
 				rd.Close()
 				applying.Unlock()
 				r.Release()
@@ -191,9 +191,9 @@ func TestNeverPassed(t *testing.T) {
 }
 
 func TestEnds(t *testing.T) {
-	require.Equal(t, "b", *endOf("a"))
-	require.Equal(t, "b", *endOf("a\xff"))
-	require.Nil(t, endOf("\xff\xff"))
+	require.Equal(t, "b", *mvcc.PrefixEnd("a"))
+	require.Equal(t, "b", *mvcc.PrefixEnd("a\xff"))
+	require.Nil(t, mvcc.PrefixEnd("\xff\xff"))
 	require.Nil(t, New(nil, nil))
 	r, err := (*Book)(nil).Reserve(put("a", "b"))
 	require.NoError(t, err)

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/keelson-io/keelson/internal/clock"
+	"github.com/keelson-io/keelson/internal/until"
 	"github.com/keelson-io/keelson/lease"
 	"github.com/keelson-io/keelson/server/apply"
 	"github.com/keelson-io/keelson/server/auth"
@@ -153,15 +154,8 @@ func (u *Upkeep) CheckpointLeases(ctx context.Context) error {
 // leader of its term: another leader may have renewed them, so it does not count once there is one.
 func (u *Upkeep) revoke(ctx context.Context, batch []lease.ID) {
 	term, changed := u.cfg.Raft.Term(), u.cfg.Raft.LeaderChanged() // before the table is asked
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := until.Closed(ctx, changed)
 	defer cancel()
-	go func() {
-		select {
-		case <-changed:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	var g errgroup.Group
 	g.SetLimit(maxRevokes)
 	for _, id := range u.cfg.Leases.StillExpired(batch) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/server/grpcproxy/namespace"
+	"github.com/keelson-io/keelson/server/grpcproxy/upstream"
 )
 
 // Next is what reads and writes go on to.
@@ -85,17 +86,9 @@ func New(cfg Config) *KV {
 
 // Run keeps a lease to own keys with, until ctx ends. It gives up all keys then.
 func (k *KV) Run(ctx context.Context) {
-	for ctx.Err() == nil {
-		if err := k.session(ctx); err != nil && ctx.Err() == nil {
-			k.cfg.Logger.Warn("no key can be owned at the moment", zap.Error(err))
-		}
-		t := k.cfg.Clock.NewTimer(retryDelay)
-		select {
-		case <-ctx.Done():
-		case <-t.C():
-		}
-		t.Stop()
-	}
+	upstream.Again(ctx, k.cfg.Clock, k.session, func(err error) {
+		k.cfg.Logger.Warn("no key can be owned at the moment", zap.Error(err))
+	})
 }
 
 // session is the life of a lease.

@@ -28,6 +28,7 @@ import (
 
 	"github.com/keelson-io/keelson/internal/clock"
 	"github.com/keelson-io/keelson/server/grpcproxy/namespace"
+	"github.com/keelson-io/keelson/server/grpcproxy/upstream"
 )
 
 // Config is what a Registry needs.
@@ -69,9 +70,6 @@ func New(cfg Config) *Registry {
 	return &Registry{cfg: cfg, name: name, proxies: map[string]*pb.Member{}}
 }
 
-// retryDelay is the pause after an attempt to register or to watch that failed.
-const retryDelay = time.Second
-
 // farewell is how long it may take to end a registration.
 const farewell = 5 * time.Second
 
@@ -88,17 +86,9 @@ func (r *Registry) Run(ctx context.Context) {
 
 // again calls f until ctx ends.
 func (r *Registry) again(ctx context.Context, what string, f func(context.Context) error) {
-	for ctx.Err() == nil {
-		if err := f(ctx); err != nil && ctx.Err() == nil {
-			r.cfg.Logger.Warn(what, zap.String("prefix", r.cfg.Prefix), zap.Error(err))
-		}
-		t := r.cfg.Clock.NewTimer(retryDelay)
-		select {
-		case <-ctx.Done():
-		case <-t.C():
-		}
-		t.Stop()
-	}
+	upstream.Again(ctx, r.cfg.Clock, f, func(err error) {
+		r.cfg.Logger.Warn(what, zap.String("prefix", r.cfg.Prefix), zap.Error(err))
+	})
 }
 
 // register puts the entry, and renews its lease until that is gone.

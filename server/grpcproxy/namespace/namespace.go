@@ -12,6 +12,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/keelson-io/keelson/mvcc"
 )
 
 // Prefix is what the keys of a namespace begin with. The empty one changes nothing.
@@ -37,12 +39,8 @@ func (p Prefix) Interval(key, end []byte) (newKey, newEnd []byte) {
 
 // end is the first key behind those with the prefix, or "\x00".
 func (p Prefix) end() []byte {
-	b := []byte(p)
-	for i := len(b) - 1; i >= 0; i-- {
-		if b[i] < 0xff {
-			b[i]++
-			return b[:i+1]
-		}
+	if end := mvcc.PrefixEnd(string(p)); end != nil {
+		return []byte(*end)
 	}
 	return []byte{0}
 }
